@@ -187,7 +187,7 @@ impl LayerState {
         }
     }
 
-    /// A text of so many tokens takes the place of the one before. All of them must be written next.
+    /// A text of `tokens` tokens replaces the one before. All of its tokens must be written next.
     ///
     /// # Panics
     /// For states that are not of a whole text.

@@ -17,11 +17,11 @@ pub struct ExpertRule {
 /// Which experts of a token are used.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ExpertChoice {
-    /// The best so many.
+    /// This number of the best.
     Best(usize),
     /// All of them.
     All,
-    /// Those whose share of a softmax over all is over `eps` times an equal share, at most so many.
+    /// Those whose share of a softmax over all is over `eps` times an equal share, at most `most`.
     Over {
         /// From 0 up to 1, so that there is always one.
         eps: f32,

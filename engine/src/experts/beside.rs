@@ -84,8 +84,7 @@ impl ExpertStore {
         true
     }
 
-    /// How long reading so many bytes of experts takes; 0 where they are all in memory, `None` while it is
-    /// not known.
+    /// Seconds to read `bytes` of experts; 0 where all experts are in memory, `None` while it is not known.
     fn seconds_to_read(&self, bytes: u64) -> Option<f64> {
         let Some(streamed) = self.streamed() else { return Some(0.0) };
         let shared = streamed.readers.lock();

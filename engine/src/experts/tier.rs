@@ -104,8 +104,8 @@ struct State {
     always: bool,
     /// Average time of an expert on the CPU, and the layers that it is of.
     host: (f64, u32),
-    /// Time that was waited for the device, and that its experts would have taken without it, of so many
-    /// layers.
+    /// Seconds that were waited for the device, seconds that its experts would have taken without it, and
+    /// the number of layers that both are of.
     waited: (f64, f64, u32),
 }
 

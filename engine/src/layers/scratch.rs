@@ -55,7 +55,7 @@ pub struct CompressScratch {
 }
 
 impl CompressScratch {
-    /// Buffers of so many numbers each.
+    /// Two buffers of `numbers` numbers each.
     pub fn new(numbers: usize) -> Self {
         Self { values: vec![0.0; numbers], gates: vec![0.0; numbers] }
     }

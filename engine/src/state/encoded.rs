@@ -39,7 +39,7 @@ impl EncodedState {
         Ok(Self { layer, text: 0, capacity, len: 0, pending: 0, marks: Marks::default() })
     }
 
-    /// A text of so many tokens takes the place of the one before. All of them must be written next.
+    /// A text of `tokens` tokens replaces the one before. All of its tokens must be written next.
     pub fn begin_text(&mut self, tokens: usize) {
         assert!(tokens <= self.capacity, "the length of a text is checked before it is read");
         self.text = tokens;
@@ -85,7 +85,7 @@ impl BranchState for EncodedState {
         Ok(())
     }
 
-    /// The text stays: it is the encoder's, and the decoder begins anew.
+    /// Only the decoder's tokens are dropped. The encoder's text is kept.
     fn clear(&mut self) {
         self.len = 0;
         self.marks.cut(0);

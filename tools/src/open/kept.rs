@@ -16,7 +16,8 @@ pub fn folder() -> Result<PathBuf, etcetera::HomeDirError> {
     Ok(etcetera::choose_base_strategy()?.cache_dir().join("moelten"))
 }
 
-/// The entries of a file: none if it is missing, damaged, or of another `version`. It is written anew then.
+/// The entries of a file: none if it is missing, damaged, or of another `version`. The next write replaces
+/// such a file.
 pub fn read(path: &Path, version: &str) -> Map<String, Value> {
     let value = fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     match value {

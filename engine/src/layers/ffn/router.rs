@@ -187,7 +187,7 @@ impl Routing {
         self.take_best(k, renormalise);
     }
 
-    /// Experts whose share of a softmax is over `eps` times an equal one, at most so many.
+    /// Experts whose share of a softmax is over `eps` times an equal one, at most a given number.
     fn threshold(&mut self, logits: &[f32], (eps, most): (f32, usize), renormalise: bool) {
         self.scores.clear();
         self.scores.extend_from_slice(logits);
