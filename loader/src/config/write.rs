@@ -159,6 +159,10 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
             return Err(unsupported("queries that grow over another length than that of YaRN"));
         }
     }
+    if let Some(relative) = first.relative {
+        keys.u32(&FIELDS.relative_buckets, relative.buckets);
+        keys.u32(&FIELDS.relative_reach, relative.reach);
+    }
     if let Some(window) = layers.iter().find_map(|a| a.window) {
         keys.u32(&FIELDS.window, window);
         let windowed: Vec<bool> = layers.iter().map(|a| a.window.is_some()).collect();
