@@ -19,7 +19,7 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
 }
 
 /// Folders that are written in F32 alone.
-const TOO_NARROW_FOR_BLOCKS: [&str; 2] = ["gemma4moe", "gemma4-ple"];
+const TOO_NARROW_FOR_BLOCKS: [&str; 4] = ["gemma4moe", "gemma4-ple", "dsmoe", "glam"];
 
 /// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are
 /// rounded to f32; nothing else may differ, so the bound is that of the goldens themselves.
