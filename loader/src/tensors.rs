@@ -11,3 +11,4 @@ mod resolve;
 mod role;
 pub mod roles;
 pub mod store;
+mod turned;

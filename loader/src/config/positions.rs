@@ -274,7 +274,8 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
 /// none.
 pub(super) fn temperature(raw: &RawConfig, family: &Family, roped: bool) -> Result<Option<Temperature>> {
     if let Some(Growth { beta, period, offset }) = family.growth {
-        if roped || raw.temperature_on.value == Some(false) {
+        // Files of our own say 0 where queries do not grow.
+        if roped || raw.temperature_on.value == Some(false) || raw.temperature.value == Some(0.0) {
             return Ok(None);
         }
         let beta = raw.positive_or(&raw.temperature, beta)?;

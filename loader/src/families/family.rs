@@ -89,6 +89,8 @@ pub struct Family {
     pub growth: Option<Growth>,
     /// Whether layers without a window rotate half of what GGUF files say.
     pub gguf_half_rope: bool,
+    /// Whether readers of GGUF files ask of how many layers one has experts.
+    pub gguf_sparse_step: bool,
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
     /// Whether the embedding is multiplied with the root of its width.

@@ -76,6 +76,7 @@ pub(super) const LLAMA4: Family = Family {
     folder_pairing: Pairing::Adjacent,
     folder_names: LLAMA4_FOLDER,
     gguf_arch: "llama4",
+    gguf_sparse_step: true,
     qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
     chunk: Some(8192),
     growth: Some(Growth { beta: 0.1, period: 8192, offset: 1 }),

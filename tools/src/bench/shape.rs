@@ -371,6 +371,8 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moelten_engine::KvFormat;
+    use moelten_engine::plan::context::state_bytes;
 
     #[test]
     fn named_shapes_are_sound() {
@@ -393,6 +395,31 @@ mod tests {
             .map(|layer| layer.attention().unwrap().window)
             .collect();
         assert_eq!(windows, [Some(128), None, Some(128)]);
+    }
+
+    /// The table of what contexts take in memory, in `docs/memory.md`.
+    #[test]
+    fn contexts_take_what_the_documentation_says() {
+        let documented = include_str!("../../../docs/memory.md");
+        let names = [
+            "mixtral-8x7b",
+            "qwen3-30b-a3b",
+            "olmoe",
+            "gpt-oss-20b",
+            "gemma-4-26b-a4b",
+            "glm-4.7-flash",
+            "qwen3.5-35b-a3b",
+            "nemotron-3-nano",
+            "lfm2-8b-a1b",
+        ];
+        let rows = names.map(|name| {
+            let spec = found(name, None).unwrap().spec;
+            let mib = |tokens| state_bytes(&spec, tokens, KvFormat::F16) as f64 / f64::from(1 << 20);
+            let sizes = [8 << 10, 32 << 10, 128 << 10].map(|tokens| format!("{:.0}", mib(tokens)));
+            format!("| {name} | {} |", sizes.join(" | "))
+        });
+        let table = rows.join("\n");
+        assert!(documented.contains(&table), "the table is\n{table}");
     }
 
     #[test]
