@@ -16,7 +16,7 @@ use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, embed_scale, root,
     setting,
 };
-use crate::config::positions::{layer_rope, roped_layers, temperature};
+use crate::config::positions::{distances, layer_rope, roped_layers, temperature};
 use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
@@ -346,7 +346,7 @@ fn attention_layers(
             value_scale: raw.positive(&raw.value_scale)?,
             chunk: chunk(raw, family)?.filter(|_| roped),
             whole: false,
-            relative: None,
+            relative: family.distances.then(|| distances(raw, false, layer)).transpose()?,
             sinks: match family.sinks {
                 SinkLayers::None => false,
                 SinkLayers::All => true,

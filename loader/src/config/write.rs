@@ -114,6 +114,10 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     if layers.iter().any(|a| a.value_scale.to_bits() != first.value_scale.to_bits()) {
         return Err(unsupported("values whose scale differs by layer"));
     }
+    if let Some(relative) = first.relative {
+        keys.u32(&FIELDS.relative_buckets, relative.buckets);
+        keys.u32(&FIELDS.relative_reach, relative.reach);
+    }
     growth(&layers, keys)?;
     visible(&layers, keys);
     unstated(spec, keys)?;

@@ -16,7 +16,7 @@ use super::family::{
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
 use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5};
 use super::recent::{
-    COHERE2MOE, DEEPSEEK32, DSMOE, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
+    COHERE2MOE, DEEPSEEK32, DSMOE, GLAM, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -132,6 +132,7 @@ pub const FAMILIES: &[Family] = &[
     GROVEMOE,
     JETMOE,
     DSMOE,
+    GLAM,
     JAMBA,
     KIMI_LINEAR,
     BAILING_HYBRID,

@@ -25,19 +25,20 @@ const NAMED: [&str; 6] = [
 ];
 
 /// The named shapes that are configurations.
-const CONFIGS: [&str; 7] = [
+const CONFIGS: [&str; 8] = [
     include_str!("../../shapes/qwen3.5-35b-a3b.json"),
     include_str!("../../shapes/glm-4.7-flash.json"),
     include_str!("../../shapes/lfm2-8b-a1b.json"),
     include_str!("../../shapes/gemma-4-26b-a4b.json"),
     include_str!("../../shapes/nemotron-3-nano.json"),
+    include_str!("../../shapes/switch-base-8.json"),
     include_str!("../../shapes/switch-base-128.json"),
     include_str!("../../shapes/nllb-moe-54b.json"),
 ];
 
 /// Their names.
-const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano, \
-                            switch-base-128, nllb-moe-54b";
+pub const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, \
+                                nemotron-3-nano, switch-base-8, switch-base-128, nllb-moe-54b";
 
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
@@ -59,18 +60,24 @@ pub struct FoundShape {
 /// # Errors
 /// Unknown names, files that cannot be read, invalid dimensions.
 pub fn found(argument: &str, layers: Option<usize>) -> anyhow::Result<FoundShape> {
-    let named = CONFIGS.iter().map(|text| from_config("config.json", text));
-    for shape in named {
-        let shape = shape?;
-        if shape.name == argument {
-            return cut(shape, layers);
-        }
-    }
-    if argument.ends_with(".json") {
-        return cut(from_config(argument, &read(Path::new(argument))?)?, layers);
+    if let Some(text) = configuration(argument)? {
+        return cut(from_config(argument, &text)?, layers);
     }
     let shape = Shape::find(argument, layers)?;
     Ok(FoundShape { spec: shape.spec(), name: shape.name, approximated: shape.approximated })
+}
+
+/// The `config.json` of a shape that is one, or in the file `argument`. `None` for other names.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn configuration(argument: &str) -> anyhow::Result<Option<String>> {
+    let named = CONFIG_NAMES.split(", ").zip(CONFIGS).find(|(name, _)| *name == argument);
+    match named {
+        Some((_, text)) => Ok(Some(text.to_owned())),
+        None if argument.ends_with(".json") => read(Path::new(argument)).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The shape with its first layers.
