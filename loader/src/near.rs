@@ -1,4 +1,5 @@
-//! Names that differ in few letters, for messages about names that do not exist. It must not know what is named.
+//! Names that differ in few letters, for messages about names that do not exist. It must not know what is
+//! named.
 
 /// Letters to insert, remove or replace to make one word of another (Levenshtein).
 pub fn distance(a: &str, b: &str) -> usize {
