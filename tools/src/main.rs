@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod encdec;
 mod exit;
+mod health;
 mod last_model;
 mod models;
 mod names;
