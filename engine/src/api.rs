@@ -16,6 +16,19 @@ pub struct GenerateParams {
     pub ends: Vec<u32>,
     /// Temperature, truncation, penalties and seed of the sampler.
     pub sampler: SamplerParams,
+    /// Searches for the best answer in place of drawing tokens. `stop` and `sampler` do not count then.
+    pub beams: Option<BeamParams>,
+}
+
+/// A beam search.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BeamParams {
+    /// Answers that grow side by side, at least 1.
+    pub beams: usize,
+    /// Exponent of the length that sums are divided by: 1 compares means, and more prefers longer answers.
+    pub length_penalty: f32,
+    /// Whether the search ends as soon as there are as many finished answers as beams.
+    pub early: bool,
 }
 
 /// Progress of one answer.

@@ -10,3 +10,4 @@ mod resolve;
 mod role;
 pub mod roles;
 pub mod store;
+mod turned;

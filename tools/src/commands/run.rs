@@ -210,12 +210,13 @@ fn encode(
     let about = answerer.about().clone();
     // These models are run with the most likely token, unless their files say otherwise.
     let greedy = about.hints.greedy || about.hints.temperature.is_none();
-    let params = args.sampling.resolve(&SamplingHints { greedy, ..about.hints })?;
+    let mut params = args.sampling.resolve(&SamplingHints { greedy, ..about.hints })?;
+    let beams = args.encoder.search(&about.hints, &mut params)?;
     let seed = params.sampler.seed;
     if args.verbose || notes.terminal && !args.json {
         notes.line(Tone::Dim, &format!("{}: context {}; {}", about.name, about.context, about.compute));
     }
-    if let Some(line) = capacity.filter(|_| !args.json) {
+    for line in capacity.into_iter().chain(beams).filter(|_| !args.json) {
         notes.line(Tone::Dim, &line);
     }
     if !args.json {

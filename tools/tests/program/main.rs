@@ -14,6 +14,7 @@ mod bench;
 mod clock;
 mod determinism;
 mod encdec;
+mod examples;
 #[cfg(unix)]
 mod exits;
 mod fit;
