@@ -8,6 +8,7 @@ mod config;
 mod encdec;
 mod examples;
 mod exit;
+mod health;
 mod last_model;
 mod models;
 mod names;

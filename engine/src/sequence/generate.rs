@@ -13,7 +13,6 @@ use crate::experts::stats::StoreStats;
 use crate::model::Model;
 use crate::plan::Experts;
 use crate::runtime::cancel::Cancel;
-use crate::runtime::memory;
 use crate::sequence::beams::Search;
 use crate::sequence::sampler::Sampler;
 use crate::sequence::session::Sequence;
@@ -75,6 +74,7 @@ impl Sequence {
         stats.experts_used = prompt_use.experts_used() + answer_use.experts_used();
         stats.expert_bytes = prompt_use.bytes_used() + answer_use.bytes_used();
         stats.cache = cache_stats(self.model(), &prompt_use, &answer_use);
+        stats.memory = self.model().live().memory();
         stats.gpu = self.model().experts().device_stats().map(|gpu| GpuUse {
             computed: gpu.used,
             visited: gpu.asked,
@@ -184,18 +184,10 @@ impl Writing<'_> {
     }
 }
 
-/// What the cache did and what memory is like now; `None` if nothing is ever read.
+/// What the cache did; `None` if nothing is ever read.
 fn cache_stats(model: &Model, prompt: &StoreStats, answer: &StoreStats) -> Option<CacheStats> {
-    let Experts::Cached(cached) = &model.plan().experts else { return None };
-    let released_bytes = model.given_back();
-    Some(CacheStats {
-        prompt: cache_use(prompt),
-        answer: cache_use(answer),
-        slot_bytes: cached.bytes().saturating_sub(released_bytes),
-        released_bytes,
-        owned_bytes: memory::owned_bytes(),
-        budget_bytes: model.plan().budget,
-    })
+    let Experts::Cached(_) = &model.plan().experts else { return None };
+    Some(CacheStats { prompt: cache_use(prompt), answer: cache_use(answer) })
 }
 
 fn cache_use(stats: &StoreStats) -> CacheUse {

@@ -28,7 +28,7 @@ const BYTES_AT_ONCE: u64 = 1 << 20;
 /// The rows of a piece are a multiple of this. The definition of source checksums depends on it too.
 const ROWS_AT_ONCE: usize = 16;
 
-/// So many rows of a source are read at once for rows of the output that need some of them.
+/// Most rows of a source that are read at once for rows of the output that need some of them.
 const MOST_NEAR: usize = 4096;
 
 /// How much errors in the columns of matrices matter.

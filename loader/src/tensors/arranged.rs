@@ -52,7 +52,7 @@ pub(super) enum Along {
 /// How the source stores its numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Stored {
-    /// Floats of so many bytes, as in the output.
+    /// Floats of this many bytes each, as in the output.
     Floats(usize),
     /// E4M3 numbers and scales for blocks of them.
     Scaled(Grid),

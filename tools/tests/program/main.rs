@@ -21,6 +21,8 @@ mod fit;
 mod hostile;
 mod hub;
 #[cfg(target_os = "linux")]
+mod killed;
+#[cfg(target_os = "linux")]
 mod machine;
 mod measure;
 #[cfg(target_os = "linux")]
