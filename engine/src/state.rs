@@ -211,8 +211,8 @@ impl LayerState {
         }
     }
 
-    /// Becomes what `other` is, a state of the same branch of another sequence: the first `kept` tokens, which
-    /// both have, are the same, and so is the text of the encoder, if `same_text`.
+    /// Becomes what `other` is, a state of the same branch of another sequence: the first `kept` tokens,
+    /// which both have, are the same, and so is the text of the encoder, if `same_text`.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidData`] for more than it has room for.

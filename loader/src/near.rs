@@ -1,4 +1,5 @@
-//! Names that differ in few letters, for messages about names that do not exist. It must not know what is named.
+//! Names that differ in few letters, for messages about names that do not exist. It must not know what is
+//! named.
 
 /// Letters to insert, remove or replace to make one word of another (Levenshtein).
 pub fn distance(a: &str, b: &str) -> usize {
@@ -46,7 +47,7 @@ mod tests {
     #[test]
     fn near_names_come_first() {
         let names = ["qwen3", "qwen35", "llama", "qwen3next", "gemma3"];
-        assert_eq!(near("qwen4exp", &names), ["qwen3", "qwen35", "qwen3next"]);
+        assert_eq!(near("qwen4exp", &names), ["qwen3next", "qwen3", "qwen35"]);
         assert_eq!(near("lama", &names), ["llama"]);
         assert_eq!(near("abacus", &names), [""; 0]);
     }

@@ -5,6 +5,7 @@ mod arranged;
 pub mod bank;
 pub mod copied;
 mod forms;
+pub(crate) mod joined;
 pub mod needed;
 mod resolve;
 mod role;

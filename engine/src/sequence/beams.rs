@@ -1,5 +1,5 @@
-//! Beam search: several answers grow side by side, and the one with the best mean of its tokens' logarithms of
-//! probability is taken. Scores, the order of ties and the end are those of `generate` in Hugging Face
+//! Beam search: several answers grow side by side, and the one with the best mean of its tokens' logarithms
+//! of probability is taken. Scores, the order of ties and the end are those of `generate` in Hugging Face
 //! transformers 5, in double precision. Beams are sequences of one batch, so none changes another's bits. It
 //! must not know text.
 

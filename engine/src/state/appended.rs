@@ -8,14 +8,14 @@ use super::marks::Marks;
 
 /// How many tokens a state has, and which marks hold.
 #[derive(Debug, Default)]
-pub struct Tokens {
+pub struct Extent {
     committed: usize,
     /// Tokens that the present pass adds.
     pending: usize,
     marks: Marks,
 }
 
-impl Tokens {
+impl Extent {
     /// Positions up to `len` have been written.
     pub fn grow_to(&mut self, len: usize) {
         self.committed = len;
@@ -24,11 +24,11 @@ impl Tokens {
 
 /// A state that only appends: what is before the committed tokens is never changed.
 pub trait Appended {
-    /// Its tokens.
-    fn tokens(&self) -> &Tokens;
+    /// How many tokens it has, and which marks hold.
+    fn extent(&self) -> &Extent;
 
     /// The same, to be changed.
-    fn tokens_mut(&mut self) -> &mut Tokens;
+    fn extent_mut(&mut self) -> &mut Extent;
 
     /// Tokens that it has room for; `None` if they take no room.
     fn room(&self) -> Option<usize>;
@@ -48,22 +48,22 @@ pub trait Appended {
 
 impl<T: Appended> BranchState for T {
     fn len(&self) -> usize {
-        self.tokens().committed
+        self.extent().committed
     }
 
     fn begin(&mut self, tokens: usize) {
         let fits = self.room().is_none_or(|room| self.len() + tokens <= room);
         assert!(fits, "the sequence checks its context before a pass");
-        self.tokens_mut().pending = tokens;
+        self.extent_mut().pending = tokens;
     }
 
     fn commit(&mut self) {
-        let tokens = self.tokens_mut();
+        let tokens = self.extent_mut();
         tokens.committed += std::mem::take(&mut tokens.pending);
     }
 
     fn rollback(&mut self) {
-        self.tokens_mut().pending = 0;
+        self.extent_mut().pending = 0;
     }
 
     fn can_truncate(&self, _: usize) -> bool {
@@ -71,7 +71,7 @@ impl<T: Appended> BranchState for T {
     }
 
     fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
-        let tokens = self.tokens_mut();
+        let tokens = self.extent_mut();
         if len < tokens.committed {
             tokens.committed = len;
             tokens.marks.cut(len);
@@ -80,21 +80,21 @@ impl<T: Appended> BranchState for T {
     }
 
     fn clear(&mut self) {
-        let tokens = self.tokens_mut();
+        let tokens = self.extent_mut();
         tokens.committed = 0;
         tokens.marks.cut(0);
     }
 
     fn snapshot(&self) -> Snapshot {
-        self.tokens().marks.mark(self.len())
+        self.extent().marks.mark(self.len())
     }
 
     fn can_restore(&self, snapshot: &Snapshot) -> bool {
-        self.tokens().marks.length(snapshot).is_ok()
+        self.extent().marks.length(snapshot).is_ok()
     }
 
     fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
-        let len = self.tokens().marks.length(snapshot)?;
+        let len = self.extent().marks.length(snapshot)?;
         self.truncate(len)
     }
 
@@ -108,7 +108,7 @@ impl<T: Appended> BranchState for T {
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.load_first(len, from)?;
-        self.tokens_mut().grow_to(len);
+        self.extent_mut().grow_to(len);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use moelten_loader::spec::AttentionSpec;
 use moelten_quant::Kernels;
 
-use super::appended::{Appended, Tokens};
+use super::appended::{Appended, Extent};
 use super::contract::BranchState;
 use super::kv::KvView;
 use super::kv::format::KvFormat;
@@ -23,7 +23,7 @@ pub struct EncodedState {
     /// Tokens that a text may have.
     capacity: usize,
     /// Tokens of the decoder.
-    tokens: Tokens,
+    extent: Extent,
 }
 
 impl EncodedState {
@@ -33,7 +33,7 @@ impl EncodedState {
     /// When the system has no address space left.
     pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
         let layer = KvLayer::new(spec, capacity, format, delay)?;
-        Ok(Self { layer, text: 0, capacity, tokens: Tokens::default() })
+        Ok(Self { layer, text: 0, capacity, extent: Extent::default() })
     }
 
     /// A text of `tokens` tokens replaces the one before. All of its tokens must be written next.
@@ -49,7 +49,7 @@ impl EncodedState {
 
     /// Tokens of the decoder are as many as those of `other`, which has the same text.
     pub fn follow(&mut self, other: &Self) {
-        self.tokens.grow_to(other.len());
+        self.extent.grow_to(other.len());
     }
 
     /// What attention reads.
@@ -60,12 +60,12 @@ impl EncodedState {
 
 /// Tokens are those of the decoder: to forget them keeps the encoder's text.
 impl Appended for EncodedState {
-    fn tokens(&self) -> &Tokens {
-        &self.tokens
+    fn extent(&self) -> &Extent {
+        &self.extent
     }
 
-    fn tokens_mut(&mut self) -> &mut Tokens {
-        &mut self.tokens
+    fn extent_mut(&mut self) -> &mut Extent {
+        &mut self.extent
     }
 
     fn room(&self) -> Option<usize> {

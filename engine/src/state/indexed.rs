@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use moelten_loader::io::Memory;
 use moelten_loader::spec::{AttentionSpec, IndexerSpec};
 
-use super::appended::{Appended, Tokens};
+use super::appended::{Appended, Extent};
 use super::kv::KvState;
 use super::kv::format::KvFormat;
 
@@ -53,12 +53,12 @@ impl IndexedState {
 }
 
 impl Appended for IndexedState {
-    fn tokens(&self) -> &Tokens {
-        self.kv.tokens()
+    fn extent(&self) -> &Extent {
+        self.kv.extent()
     }
 
-    fn tokens_mut(&mut self) -> &mut Tokens {
-        self.kv.tokens_mut()
+    fn extent_mut(&mut self) -> &mut Extent {
+        self.kv.extent_mut()
     }
 
     fn room(&self) -> Option<usize> {

@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use moelten_loader::spec::AttentionSpec;
 use moelten_quant::Kernels;
 
-use super::appended::{Appended, Tokens};
+use super::appended::{Appended, Extent};
 use super::contract::BranchState;
 use crate::runtime::pool::Pool;
 use format::KvFormat;
@@ -32,7 +32,7 @@ pub struct KvView<'a> {
 pub struct KvState {
     layer: KvLayer,
     capacity: usize,
-    tokens: Tokens,
+    extent: Extent,
 }
 
 impl KvState {
@@ -42,7 +42,7 @@ impl KvState {
     /// When the system has no address space left.
     pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
         let layer = KvLayer::new(spec, capacity, format, delay)?;
-        Ok(Self { layer, capacity, tokens: Tokens::default() })
+        Ok(Self { layer, capacity, extent: Extent::default() })
     }
 
     /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from
@@ -63,7 +63,7 @@ impl KvState {
         let mut bytes = Vec::new();
         other.layer.save(kept..len, &mut bytes)?;
         self.layer.load(kept..len, &mut &bytes[..])?;
-        self.tokens.grow_to(len);
+        self.extent.grow_to(len);
         Ok(())
     }
 
@@ -74,12 +74,12 @@ impl KvState {
 }
 
 impl Appended for KvState {
-    fn tokens(&self) -> &Tokens {
-        &self.tokens
+    fn extent(&self) -> &Extent {
+        &self.extent
     }
 
-    fn tokens_mut(&mut self) -> &mut Tokens {
-        &mut self.tokens
+    fn extent_mut(&mut self) -> &mut Extent {
+        &mut self.extent
     }
 
     fn room(&self) -> Option<usize> {

@@ -17,20 +17,23 @@ use crate::common::{How, folder, model};
 const GIVEN: [u32; 2] = [2, 91];
 const MOST: usize = 20;
 
-/// Beams, exponent of the length, whether the first answers end the search, a token that ends an answer.
-const CASES: [(usize, f32, bool, u32); 12] = [
-    (2, 1.0, false, 40),
-    (3, 1.0, true, 28),
-    (3, 1.0, false, 12),
-    (4, 0.0, false, 28),
-    (5, 2.0, false, 28),
-    (5, 1.0, true, 12),
-    (5, -1.0, false, 30),
-    (3, 1.0, false, 92),
-    (8, 1.0, false, 33),
-    (6, 0.5, true, 28),
-    (4, 1.5, true, 12),
-    (7, 2.0, false, 92),
+/// Beams, exponent of the length, whether the first answers end the search, a token that ends an answer, and
+/// how many tokens of the text are read.
+type Case = (usize, f32, bool, u32, usize);
+
+const CASES: [Case; 12] = [
+    (2, 1.0, false, 40, 40),
+    (3, 1.0, true, 33, 17),
+    (3, 1.0, false, 12, 17),
+    (4, 0.0, false, 30, 9),
+    (5, 2.0, false, 30, 9),
+    (5, 1.0, true, 12, 9),
+    (5, -1.0, false, 30, 40),
+    (3, 1.0, false, 92, 40),
+    (8, 1.0, false, 33, 5),
+    (6, 0.5, true, 28, 5),
+    (4, 1.5, true, 35, 17),
+    (7, 2.0, false, 92, 40),
 ];
 
 fn golden() -> SafeTensors {
@@ -42,13 +45,12 @@ fn ids(file: &SafeTensors, name: &str) -> Vec<u32> {
 }
 
 fn sequence(model: &Arc<Model>) -> Sequence {
-    let mut sequence = pair_sequence(model, KvFormat::F32);
-    encode(&mut sequence, &ids(&golden(), "text"));
-    sequence
+    pair_sequence(model, KvFormat::F32)
 }
 
-fn search(sequence: &mut Sequence, case: (usize, f32, bool, u32), cancel: &Cancel) -> Answer {
-    let (beams, length_penalty, early, end) = case;
+fn search(sequence: &mut Sequence, case: Case, cancel: &Cancel) -> Answer {
+    let (beams, length_penalty, early, end, length) = case;
+    encode(sequence, &ids(&golden(), "text")[..length]);
     let tokenizer = load(&folder("nllbmoe")).unwrap().text().unwrap().tokenizer;
     let params = GenerateParams {
         max_tokens: Some(MOST),
@@ -75,8 +77,8 @@ fn answers_are_those_of_transformers() {
     for isa in Isa::available() {
         let model = model(&folder("nllbmoe"), How { isa: Some(isa), ..Default::default() });
         for case in CASES {
-            let (beams, penalty, early, end) = case;
-            let name = format!("{beams} {penalty:?} {} {end}", u8::from(early));
+            let (beams, penalty, early, end, length) = case;
+            let name = format!("{beams} {penalty:?} {} {end} {length}", u8::from(early));
             let answer = search(&mut sequence(&model), case, &Cancel::new());
             assert_eq!(answer.ids, ids(&golden, &name), "{name} on {}", isa.name());
             let last = answer.ids.last() == Some(&end);
@@ -92,7 +94,7 @@ fn answers_are_those_of_transformers() {
 fn one_beam_is_greedy_and_searches_repeat() {
     let model = model(&folder("nllbmoe"), How::default());
     let mut sequence = sequence(&model);
-    let one = search(&mut sequence, (1, 1.0, false, 40), &Cancel::new());
+    let one = search(&mut sequence, (1, 1.0, false, 40, 40), &Cancel::new());
     let mut greedy = Vec::new();
     sequence.keep_prefix(&[]);
     sequence.append(&GIVEN, &Cancel::new(), &mut (), &mut |_| {}).unwrap();

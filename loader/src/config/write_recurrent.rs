@@ -1,5 +1,5 @@
-//! Recurrences as GGUF metadata: delta nets, short convolutions, state spaces and Kimi delta attention, beside
-//! attention or in its place. It must not know attention's own keys.
+//! Recurrences as GGUF metadata: delta nets, short convolutions, state spaces and Kimi delta attention,
+//! beside attention or in its place. It must not know attention's own keys.
 
 use crate::config::fields::FIELDS;
 use crate::config::write_keys::{Keys, unsupported};

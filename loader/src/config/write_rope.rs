@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::io::reader::narrow;
 use crate::spec::{RopeScaling, RopeSpec};
 
-/// The keys of a rope.
+/// Base, rotated dimensions and scaling.
 pub(super) fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
     keys.f32(&FIELDS.rope_theta, rope.theta);
     keys.u32(&FIELDS.rope_dim, rope.dim);

@@ -459,7 +459,7 @@ pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)], source
 /// What the header of a file says of a tensor.
 #[derive(Debug, Clone, Copy)]
 pub struct SafeHeader<'a> {
-    /// Its name.
+    /// As readers look it up.
     pub name: &'a str,
     /// The type of its values, as the format calls it: `F32`, `BF16`.
     pub dtype: &'static str,

@@ -156,8 +156,8 @@ impl Order {
     }
 }
 
-/// The roles that files have in place of one of the source. Files have the matrix for keys and that for values
-/// apart where `folder` had them in one.
+/// The roles that files have in place of one of the source. Files have the matrix for keys and that for
+/// values apart where a folder, as `folder` says, has them in one.
 pub(super) fn written_as(spec: &ModelSpec, role: Role, folder: bool) -> Vec<Role> {
     match role {
         Role::Layer(layer, T::DeltaByKeyHead) if delta(spec, role).is_some() => {

@@ -6,6 +6,7 @@ use super::family::{Family, NormKind, PairKind, PairPositions, Setting, SparseLa
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Cross, Ffn, Mixer};
 use crate::spec::{Pairing, Purpose};
+use crate::tensors::joined::joined;
 use crate::tensors::roles::Stack::{Decoder, Encoder};
 use crate::tensors::roles::{LayerTensor as T, NameRule, Role, of_stack, top};
 
@@ -324,18 +325,3 @@ const NLLB_OWN: [NameRule; 34] = [
 
 const M2M_FOLDER: [NameRule; 50] = joined(M2M_SHARED, M2M_OWN);
 const NLLB_FOLDER: [NameRule; 62] = joined(M2M_SHARED, NLLB_OWN);
-
-/// The rules of `a` and then those of `b`: `N` is the length of both.
-const fn joined<const A: usize, const B: usize, const N: usize>(
-    a: [NameRule; A],
-    b: [NameRule; B],
-) -> [NameRule; N] {
-    assert!(A > 0 && A + B == N, "the lengths add up");
-    let mut out = [a[0]; N];
-    let mut at = 1;
-    while at < N {
-        out[at] = if at < A { a[at] } else { b[at - A] };
-        at += 1;
-    }
-    out
-}

@@ -80,7 +80,7 @@ mod tests {
         }
     }
 
-    /// Prints the speed of the tiles that the machine has: `cargo test --release -- --ignored --nocapture turned`.
+    /// Prints the speed: `cargo test --release -p moelten-loader --lib turned -- --ignored --nocapture`.
     #[test]
     #[ignore = "measures; run it alone on a quiet machine"]
     fn speed() {

@@ -1,8 +1,9 @@
 //! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
 //! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
 //! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for
-//! its adjugate experts. Tokens with fewer than k experts have -1 behind them. Of a model with an encoder there
-//! are `source_ids` as well, and `router.enc.L` has the experts of these, `router.dec.L` those of `input_ids`.
+//! its adjugate experts. Tokens with fewer than k experts have -1 behind them. Of a model with an encoder
+//! there are `source_ids` as well; `router.enc.L` has the experts of these, `router.dec.L` those of
+//! `input_ids`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use moelten_engine::Routing;
 use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{BankKey, BankKind, BankSpec, ModelSpec};
 use moelten_loader::text::TextSide;
 use serde_json::json;
@@ -64,13 +66,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     open::mention(&loaded.notices);
     let ids = match &args.text {
         None => args.ids,
-        Some(text) => {
-            let TextSide { tokenizer, notices } = loaded.text()?;
-            open::mention(&notices);
-            let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-            let encode = || tokenizer.encode_text(text);
-            bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect()
-        }
+        Some(text) => ids_of(&loaded, text)?,
     };
     if ids.is_empty() {
         return Err(CommandError::Usage("the text has no tokens".into()).into());
@@ -131,6 +127,15 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         output::answer(&object)?;
     }
     Ok(())
+}
+
+/// The tokens of a text, as its model begins them.
+fn ids_of(loaded: &LoadedModel, text: &str) -> anyhow::Result<Vec<u32>> {
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    open::mention(&notices);
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let encode = || tokenizer.encode_text(text);
+    Ok(bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect())
 }
 
 /// Refuses a model with an encoder that is given nothing to read, and one without that is.

@@ -82,6 +82,11 @@ pub(super) fn as_tokenizer_json(dir: &Path, notices: &mut Vec<String>) -> Result
         normalizers.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
         normalizers.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
     }
+    if model.prefix {
+        // Metaspace puts no space before a text that begins with a visible one; SentencePiece does.
+        let first = json!({ "Regex": "\\A\u{2581}" });
+        normalizers.push(json!({ "type": "Replace", "pattern": first, "content": "\u{2581}\u{2581}" }));
+    }
     let scheme = if model.prefix { "always" } else { "never" };
     let metaspace =
         json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true });
