@@ -37,8 +37,8 @@ pub fn owned_bytes_on(system: &System) -> Option<u64> {
     Some(part("RssAnon")? + part("RssShmem")? + part("VmLck")?)
 }
 
-/// Bytes of mapped files that are in memory for this process. With [`owned_bytes`] they are what `top` shows as
-/// `RES`. The system takes them back when others need memory.
+/// Bytes of mapped files that are in memory for this process. With [`owned_bytes`] they are what `top` shows
+/// as `RES`. The system takes them back when others need memory.
 pub fn mapped_bytes() -> Option<u64> {
     System::here().field_bytes("proc/self/status", "RssFile")
 }

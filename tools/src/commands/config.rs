@@ -17,8 +17,8 @@ use crate::{output, parse};
 /// Show all settings with their values and where they come from, or change one
 ///
 /// An option counts more than an environment variable, that more than the configuration file, and the file
-/// more than the default. `moelten config -- --ram 8G` shows what holds with options of `chat`. MOELTEN_CONFIG
-/// names another file.
+/// more than the default. `moelten config -- --ram 8G` shows what holds with options of `chat`.
+/// MOELTEN_CONFIG names another file.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ConfigArgs {

@@ -57,6 +57,19 @@ struct MemoryFindings {
     huge_pages: Option<String>,
 }
 
+impl MemoryFindings {
+    fn huge_words(&self) -> &'static str {
+        match self.huge_pages.as_deref() {
+            Some("always") => "always",
+            Some("madvise") => "madvise (used)",
+            Some("never") => {
+                "never (`echo madvise >/sys/kernel/mm/transparent_hugepage/enabled` may be faster)"
+            }
+            _ => "unknown",
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let system = System::here();
@@ -122,15 +135,7 @@ impl Findings {
         let (total, available) =
             (m.total.map_or_else(unknown, bytes), m.available.map_or_else(unknown, bytes));
         writeln!(out, "memory      {total}, {available} available{limit}")?;
-        let huge = match m.huge_pages.as_deref() {
-            Some("always") => "always",
-            Some("madvise") => "madvise (used)",
-            Some("never") => {
-                "never (`echo madvise >/sys/kernel/mm/transparent_hugepage/enabled` may be faster)"
-            }
-            _ => "unknown",
-        };
-        writeln!(out, "huge pages  {huge}")?;
+        writeln!(out, "huge pages  {}", m.huge_words())?;
         for (name, words) in self.health.lines() {
             writeln!(out, "{name:12}{words}")?;
         }

@@ -80,7 +80,8 @@ fn no_history_keeps_neither_the_run_nor_its_speed() {
     let folder = tempfile::tempdir().unwrap();
     let answer = |more: &[&str]| {
         let mut command = moelten();
-        command.args(["run", "-p", "hello", "--temp", "1", "--max-tokens", "60", "--seed", "3"]).args(more);
+        command.args(["run", "--no-template", "-p", "Once upon a time", "--temp", "0"]);
+        command.args(["--max-tokens", "60"]).args(more);
         command.env("XDG_STATE_HOME", folder.path().join("state"));
         run(command.env("XDG_CACHE_HOME", folder.path().join("cache")), b"").fine();
         let speeds = folder.path().join("cache/moelten/speeds.json").exists();

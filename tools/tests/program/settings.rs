@@ -131,7 +131,8 @@ fn the_last_model_is_remembered_only_if_the_user_chose_so() {
     fs::copy(builtin(), &other).unwrap();
     let chat = |args: &[&str]| run(&mut home.command(args), b"Hello\n").fine().err;
     chat(&["other.gguf"]);
-    assert!(!home.folder.path().join("state").exists(), "nothing is kept without being asked");
+    let last = home.folder.path().join("state/moelten/last-model");
+    assert!(!last.exists(), "it is not kept without being asked");
     assert!(chat(&[]).contains("(built in)"));
     home.run(&["config", "set", "remember_model", "true"]).fine();
     chat(&["other.gguf"]);

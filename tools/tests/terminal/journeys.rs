@@ -150,8 +150,8 @@ fn another_model_is_three_keys_away() {
     terminal.over(0);
 }
 
-/// How long a key takes to the screen while the model computes: at most 33 ms, the time of a frame. Sending the key
-/// and reading the screen count too.
+/// How long a key takes to the screen while the model computes: at most 33 ms, the time of a frame. Sending
+/// the key and reading the screen count too.
 #[test]
 #[ignore = "measures time; run it alone"]
 fn a_key_is_on_the_screen_within_a_frame() {

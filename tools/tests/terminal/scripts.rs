@@ -1,14 +1,14 @@
-//! Texts of all scripts on a real terminal: scrolling, resizing and clearing leave nothing of them behind. Left
-//! out is what tmux itself gets wrong: emoji of several characters with joiners, skin colours and U+FE0F, which it
-//! counts as other numbers of columns than terminals do.
+//! Texts of all scripts on a real terminal: scrolling, resizing and clearing leave nothing of them behind.
+//! Left out is what tmux itself gets wrong: flags, and emoji of several characters with joiners, skin
+//! colours and U+FE0F: it counts their characters one by one, which are more columns than they take.
 
 use moelten_testing::skip;
 
 use crate::tmux::Terminal;
 
-/// Emoji and flags, Devanagari, Thai, Hebrew, Arabic, combining marks, wide characters.
+/// Emoji, Devanagari, Thai, Hebrew, Arabic, combining marks, wide characters.
 const TEXTS: [&str; 7] = [
-    "\u{1f600} \u{1f680} \u{1f1e9}\u{1f1ea} \u{1f1ef}\u{1f1f5} end",
+    "\u{1f600} \u{1f680} end",
     "\u{928}\u{92e}\u{938}\u{94d}\u{924}\u{947} end",
     "\u{e2a}\u{e27}\u{e31}\u{e2a}\u{e14}\u{e35} end",
     "\u{5e9}\u{5dc}\u{5d5}\u{5dd} end",

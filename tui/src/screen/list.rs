@@ -16,9 +16,9 @@ const PAGE: usize = 10;
 pub enum ListKey {
     /// Nothing more.
     Taken,
-    /// Enter.
+    /// The selected entry is wanted.
     Enter,
-    /// Delete.
+    /// The selected entry is to go.
     Delete,
     /// The list is to be closed.
     Close,

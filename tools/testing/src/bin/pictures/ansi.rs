@@ -27,7 +27,8 @@ pub struct Run {
     pub look: Look,
 }
 
-/// The lines of a screen with this many columns. Every character takes one column: the pictures have no others.
+/// The lines of a screen with this many columns. Every character takes one column: the pictures have no
+/// others.
 pub fn lines(screen: &str, columns: usize) -> Vec<Vec<Run>> {
     let mut look = Look::default();
     screen.lines().map(|text| line(text, columns, &mut look)).collect()

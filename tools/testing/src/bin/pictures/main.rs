@@ -3,12 +3,14 @@
 //!
 //! ```sh
 //! cargo build --release -p moelten-tools
-//! MOELTEN_PICTURES=/tmp/story.gguf cargo test --release -p moelten-tools --test program pictures -- --ignored
-//! cargo run --release -p moelten-testing --bin pictures -- target/release/moelten docs/pictures /tmp/story.gguf 72M
+//! export MOELTEN_PICTURES=/tmp/story.gguf
+//! cargo test --release -p moelten-tools --test program pictures -- --ignored
+//! cargo build --release -p moelten-testing
+//! target/release/pictures target/release/moelten docs/pictures $MOELTEN_PICTURES 72M
 //! ```
 //!
-//! That model is the built-in one with each expert copied eleven times. Without a model it is the built-in one in
-//! the smallest budget that works. It must not know what the chat draws.
+//! That model is the built-in one with each expert copied eleven times. Without a model it is the built-in
+//! one in the smallest budget that works. It must not know what the chat draws.
 
 mod ansi;
 mod svg;
@@ -22,6 +24,16 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for something on the screen.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an answer is written before the picture is taken.
+const WRITING: Duration = Duration::from_millis(350);
+/// What stands below a complete answer.
+const DONE: &str = "tok/s, context";
+const QUESTIONS: [&str; 4] = [
+    "Tell me a tale about a dog and a bird.",
+    "Tell me a tale about a lion who was afraid of mice.",
+    "Tell me a tale about a girl and her boat.",
+    "Tell me a tale about the moon.",
+];
 
 /// A picture: its file, its title, the size of the terminal, and whether the expert view is open.
 struct Picture {
@@ -75,21 +87,27 @@ fn make(picture: &Picture, program: &OsStr, model: &Path, ram: &str) -> Result<S
     terminal.enter(&format!(
         "clear; $M chat \"$MODEL\" --ram {ram} --ctx 1k --max-tokens 250 --temp 0.8 --seed 5 --no-history"
     ))?;
-    terminal.until("Type a message")?;
+    terminal.wait("the chat", |screen| screen.contains("Type a message"))?;
     if picture.experts {
         terminal.keys(&["F2"])?;
     }
-    // Answers first, so that the cache and the figures are warm.
-    for question in ["Tell me a tale about a dog and a bird.", "Who lives in the forest?"] {
+    // The first answers warm the cache and the figures; some are too short for a picture.
+    for (index, question) in QUESTIONS.iter().cycle().take(3 * QUESTIONS.len()).enumerate() {
+        terminal.enter("/clear")?;
+        terminal.wait("an empty chat", |screen| !screen.contains(DONE))?;
         terminal.enter(question)?;
-        terminal.until_times("tok/s, context", if question.starts_with("Tell") { 1 } else { 2 })?;
+        if let Some(screen) = terminal.writing()?.filter(|_| index >= 2) {
+            let lines = ansi::lines(&screen, usize::from(picture.columns));
+            return Ok(svg::draw(
+                picture.title,
+                &lines,
+                usize::from(picture.columns),
+                usize::from(picture.rows),
+            ));
+        }
+        terminal.wait(DONE, |screen| screen.contains(DONE))?;
     }
-    terminal.enter("Tell me about a lion who was afraid of mice.")?;
-    terminal.until("writing, ")?;
-    std::thread::sleep(Duration::from_millis(if picture.experts { 700 } else { 300 }));
-    let screen = terminal.capture()?;
-    let lines = ansi::lines(&screen, usize::from(picture.columns));
-    Ok(svg::draw(picture.title, &lines, usize::from(picture.columns), usize::from(picture.rows)))
+    Err("all answers were too short".to_owned())
 }
 
 /// A terminal with a shell in it, closed when it is dropped.
@@ -136,21 +154,35 @@ impl Terminal {
         ended(self.tmux().args(["capture-pane", "-p", "-e"]))
     }
 
-    fn until(&self, text: &str) -> Result<(), String> {
-        self.until_times(text, 1)
+    /// The screen after an answer has been written for a while; `None` if it was complete before.
+    fn writing(&self) -> Result<Option<String>, String> {
+        let (asked, mut begun) = (Instant::now(), None);
+        loop {
+            let screen = self.capture()?;
+            if screen.contains("writing, ") {
+                let begun: &mut Instant = begun.get_or_insert_with(Instant::now);
+                if begun.elapsed() >= WRITING {
+                    return Ok(Some(screen));
+                }
+            } else if begun.is_some() || screen.contains(DONE) {
+                return Ok(None);
+            }
+            if asked.elapsed() > PATIENCE {
+                return Err(format!("no answer on\n{screen}"));
+            }
+        }
     }
 
-    /// Waits until the screen has had a text in this many places: what is scrolled away counts by the newest.
-    fn until_times(&self, text: &str, times: usize) -> Result<(), String> {
+    /// Waits until `so` holds for the screen; `what` names it in the error.
+    fn wait(&self, what: &str, so: impl Fn(&str) -> bool) -> Result<(), String> {
         let started = Instant::now();
         loop {
             let screen = ended(self.tmux().args(["capture-pane", "-p"]))?;
-            let idle = !screen.contains("writing, ") && !screen.contains("reading prompt");
-            if screen.matches(text).count() >= times || (times > 1 && idle && screen.contains(text)) {
+            if so(&screen) {
                 return Ok(());
             }
             if started.elapsed() > PATIENCE {
-                return Err(format!("no {text:?} on\n{screen}"));
+                return Err(format!("no {what} on\n{screen}"));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
