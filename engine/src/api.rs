@@ -16,6 +16,19 @@ pub struct GenerateParams {
     pub ends: Vec<u32>,
     /// Temperature, truncation, penalties and seed of the sampler.
     pub sampler: SamplerParams,
+    /// Searches for the best answer in place of drawing tokens. `stop` and `sampler` do not count then.
+    pub beams: Option<BeamParams>,
+}
+
+/// A beam search.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BeamParams {
+    /// Answers that grow side by side, at least 1.
+    pub beams: usize,
+    /// Exponent of the length that sums are divided by: 1 compares means, and more prefers longer answers.
+    pub length_penalty: f32,
+    /// Whether the search ends as soon as there are as many finished answers as beams.
+    pub early: bool,
 }
 
 /// Progress of one answer.
@@ -70,6 +83,8 @@ pub struct GenerateStats {
     pub expert_bytes: u64,
     /// Work of the expert cache; `None` if all experts are resident.
     pub cache: Option<CacheStats>,
+    /// Memory after the answer.
+    pub memory: MemoryUse,
     /// Work of a GPU, since the model was opened; `None` if it never had one.
     pub gpu: Option<GpuUse>,
 }
@@ -105,22 +120,13 @@ impl GpuUse {
     }
 }
 
-/// Work of the expert cache for one answer, and memory after it.
+/// Work of the expert cache for one answer.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CacheStats {
     /// During prefill.
     pub prompt: CacheUse,
     /// During decode.
     pub answer: CacheUse,
-    /// Bytes of all cache slots, those of released slots excluded.
-    pub slot_bytes: u64,
-    /// Bytes of cache slots that were released to the system because free memory ran short, since the model
-    /// was opened.
-    pub released_bytes: u64,
-    /// Bytes that the process owns; `None` where the system does not report them.
-    pub owned_bytes: Option<u64>,
-    /// Bytes that the process may own.
-    pub budget_bytes: u64,
 }
 
 /// Work of the expert cache during a phase.
@@ -315,10 +321,14 @@ pub struct ExpertUse {
 pub struct MemoryUse {
     /// Bytes that the process owns; `None` where the system does not report them.
     pub owned_bytes: Option<u64>,
+    /// Bytes of mapped files that are in memory for the process. `top` adds them to what it owns (`RES`); the
+    /// system takes them back when others need memory. `None` where the system does not report them.
+    pub mapped_bytes: Option<u64>,
     /// Bytes that the process may own.
     pub budget_bytes: u64,
-    /// Bytes of the cache slots; 0 if no expert is ever read.
+    /// Bytes of the cache slots, those of released slots excluded; 0 if no expert is ever read.
     pub slot_bytes: u64,
-    /// Bytes of cache slots that were released to the system because free memory ran short.
+    /// Bytes of cache slots that were released to the system because free memory ran short, since the model
+    /// was opened.
     pub released_bytes: u64,
 }

@@ -34,8 +34,8 @@ const RESERVE_PART: u64 = 16;
 const EMBEDDING_IN_FILE: u64 = 16 << 20;
 /// Bytes through which each reader arranges experts: a piece of weights, and what lies beside them.
 const ARRANGING: u64 = (DEPTH as u64) * (3 << 20);
-/// With streamed experts, a context that was not requested takes at most one in so many bytes of what they
-/// could use.
+/// With streamed experts, a context that was not requested takes at most this fraction of the bytes that they
+/// could use: one in four.
 const CONTEXT_PART: u64 = 4;
 /// Tokens below which a context that was not requested is not shortened for the sake of experts.
 const CONTEXT_LEAST: usize = 512;

@@ -2,6 +2,7 @@
 //! contract ([`contract::BranchState`]). A new kind of state is a variant here with a file of its own.
 //! Nothing here knows how a layer computes.
 
+mod appended;
 pub mod branches;
 pub mod compressed;
 pub mod contract;
@@ -207,6 +208,26 @@ impl LayerState {
             Self::Encoded(state) => state.view(),
             Self::Compressed(state) => state.window(),
             Self::Recurrent(_) => unreachable!("a recurrence has no keys"),
+        }
+    }
+
+    /// Becomes what `other` is, a state of the same branch of another sequence: the first `kept` tokens,
+    /// which both have, are the same, and so is the text of the encoder, if `same_text`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for more than it has room for.
+    pub fn follow(&mut self, other: &Self, kept: usize, same_text: bool) -> io::Result<()> {
+        match (self, other) {
+            (Self::Kv(own), Self::Kv(other)) => own.follow(other, kept),
+            (Self::Encoded(own), Self::Encoded(other)) if same_text => {
+                own.follow(other);
+                Ok(())
+            }
+            (own, other) => {
+                let mut bytes = Vec::new();
+                other.save(&mut bytes)?;
+                own.load(other.len(), &mut &bytes[..])
+            }
         }
     }
 

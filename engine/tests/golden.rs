@@ -15,9 +15,13 @@ use common::{
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::{KvFormat, Sequence};
+use moelten_loader::container::catalog::{Catalog, TensorInfo};
+use moelten_loader::container::safetensors::SafeTensors;
+use moelten_loader::convert::Conversion;
 use moelten_loader::error::LoadError;
-use moelten_loader::load::load;
-use moelten_quant::Isa;
+use moelten_loader::load::{LoadedModel, load};
+use moelten_loader::spec::LayerSpec;
+use moelten_quant::{Format, Isa};
 
 #[test]
 fn logits_and_routes_match_on_every_instruction_set() {
@@ -135,6 +139,155 @@ fn four_bits_elsewhere_are_those_of_the_file() {
         checked += 1;
     }
     assert!(checked > 0, "no family has experts in four bits and a file");
+}
+
+/// Texts of 1,300 tokens, longer than one span of attention: the last positions and the text that follows,
+/// with both formats of the KV cache.
+#[test]
+#[ignore = "needs MOELTEN_FAMILIES, folders of model folders with golden_long.safetensors"]
+fn long_texts_elsewhere_match() {
+    let folders = std::env::var("MOELTEN_FAMILIES").expect("MOELTEN_FAMILIES names folders");
+    let runtime = How::default().runtime();
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut checked, mut faults) = (0, Vec::new());
+    let families = folders.split(':').flat_map(|folder| families_in(Path::new(folder)));
+    for family in families.filter(|family| family.join("golden_long.safetensors").exists()) {
+        let name = family.file_name().unwrap().to_string_lossy().into_owned();
+        // The same weights with the configuration of a longer context.
+        let long = dir.path().join(&name);
+        std::fs::create_dir(&long).expect("a folder");
+        for (from, to) in [("config_long.json", "config.json"), ("model.safetensors", "model.safetensors")] {
+            std::fs::copy(family.join(from), long.join(to)).expect("a copy");
+        }
+        let golden = SafeTensors::open(&family.join("golden_long.safetensors")).expect("a golden");
+        let ids = |name: &str| -> Vec<u32> {
+            golden.i32s(name).expect(name).1.iter().map(|&id| id.try_into().expect("a token")).collect()
+        };
+        let (text, follows, last) =
+            (ids("input_ids"), ids("greedy_ids"), golden.f32s("logits_last").expect("logits").1);
+        let model = on(&runtime, &long, How::default());
+        for (kv, bound) in [(KvFormat::F32, 1e-3), (KvFormat::F16, LONG_F16)] {
+            let options = SequenceOptions { context: Some(text.len() + follows.len()), kv };
+            let sequence = || Sequence::new(Arc::clone(&model), options).expect("a sequence");
+            let (got, _) = logits(&mut sequence(), &text);
+            let error = distance(&got[got.len() - last.len()..], &last) / spread(&last);
+            println!("{name} {}: worst logit error {error:.1e} of the spread", kv.name());
+            if error.is_nan() || error > bound {
+                faults.push(format!("{name} {}: {error:.1e}, more than {bound:.1e}", kv.name()));
+            }
+            let written = greedy(&mut sequence(), &text, follows.len());
+            if written != follows && kv == KvFormat::F32 {
+                faults.push(format!("{name}: the text is {written:?}, not {follows:?}"));
+            }
+        }
+        checked += 1;
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(checked > 0, "no family has a long text");
+}
+
+/// What rounding keys and values to 11 bits may change, over 1,300 tokens.
+const LONG_F16: f32 = 2e-2;
+
+/// Folders whose file the other program writes with experts' gates and ups in one tensor.
+const FUSED: [&str; 2] = ["gemma4moe", "mistral4"];
+
+/// Folders that are written as F32 files and answer as their goldens say. Where another program has made a
+/// file of the folder, the tensors of ours have its names, dimensions and values.
+#[test]
+#[ignore = "needs MOELTEN_FAMILIES, folders of model folders with golden.safetensors"]
+fn files_of_folders_elsewhere_match() {
+    let folders = std::env::var("MOELTEN_FAMILIES").expect("MOELTEN_FAMILIES names folders");
+    let runtime = How::default().runtime();
+    let dir = tempfile::tempdir().expect("a folder");
+    let target = dir.path().join("written.gguf");
+    let (mut written, mut equal, mut faults) = (0, 0, Vec::new());
+    let families = folders.split(':').flat_map(|folder| families_in(Path::new(folder)));
+    for family in families.filter(|family| family.join("model.safetensors").exists()) {
+        let name = family.file_name().unwrap().to_string_lossy().into_owned();
+        let write = |loaded: LoadedModel| -> Result<bool, LoadError> {
+            Conversion::plan(&loaded, &|_| Format::F32)?.write(&target, &mut |_| true)
+        };
+        match load(&family).and_then(write) {
+            Err(LoadError::Unsupported { feature, hint, .. }) => println!("{name}: {feature}: {hint}"),
+            Err(error) => faults.push(format!("{name}: {error}")),
+            Ok(_) => {
+                written += 1;
+                let theirs = family.join("model.gguf");
+                if theirs.exists() && !FUSED.contains(&name.as_str()) {
+                    faults.extend(different(&name, &target, &theirs));
+                    equal += 1;
+                }
+                if let Some((_, why, _)) = OTHER_FILES.iter().find(|(other, ..)| *other == name) {
+                    println!("{name}: not compared: {why}");
+                    continue;
+                }
+                let fault = match &pair_in(&family) {
+                    Some(golden) => compare_encoded(&runtime, &target, golden),
+                    None => compare(&runtime, &target, &golden_in(&family)),
+                };
+                faults.extend(fault.map(|fault| format!("{name}: {fault}")));
+            }
+        }
+    }
+    println!("{written} folders were written, {equal} of them compared with files of another program");
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(written > 0, "no folder was written");
+}
+
+/// How the tensors of a written file differ from those of another program's, which are rounded to bfloat16.
+fn different(family: &str, ours: &Path, theirs: &Path) -> Vec<String> {
+    let (ours, theirs) = (load(ours).expect("ours"), load(theirs).expect("theirs"));
+    let [of_ours, of_theirs] = [&ours, &theirs].map(|model| model.tensors.catalog());
+    let mut faults = Vec::new();
+    for tensor in of_ours.tensors() {
+        let name = &tensor.name;
+        let Some(other) = of_theirs.get(name) else {
+            faults.push(format!("{family}: {name} is not in the other program's file"));
+            continue;
+        };
+        // The slowest dimensions may be missing where they are 1.
+        let dims = |shape: &[u64]| shape.iter().copied().skip_while(|&size| size == 1).collect::<Vec<_>>();
+        if dims(&tensor.shape) != dims(&other.shape) {
+            faults.push(format!("{family}: {name} is {:?}, theirs {:?}", tensor.shape, other.shape));
+            continue;
+        }
+        let [mut a, mut b] = [(of_ours, tensor), (of_theirs, other)].map(values);
+        if unroped(&ours, name) {
+            // Scores without a rope do not depend on the order of rows.
+            [&mut a, &mut b].into_iter().for_each(|values| values.sort_by(f32::total_cmp));
+        }
+        let largest = a.iter().map(|value| value.abs()).fold(0.0, f32::max);
+        let error = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        if error > largest / 128.0 {
+            faults.push(format!("{family}: {name} differs by {error:e}, its values are up to {largest:e}"));
+        }
+    }
+    let (count, others) = (of_ours.tensors().len(), of_theirs.tensors().len());
+    if count != others {
+        faults.push(format!("{family}: {count} tensors, theirs {others}"));
+    }
+    faults
+}
+
+/// Whether a tensor has queries or keys of a layer without a rope.
+fn unroped(model: &LoadedModel, name: &str) -> bool {
+    let layer = name.split('.').nth(1).and_then(|layer| layer.parse::<usize>().ok());
+    let attention = layer.and_then(|layer| model.spec.layers.get(layer)).and_then(LayerSpec::attention);
+    let projection = name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight");
+    projection && attention.is_some_and(|attention| attention.rope.is_none())
+}
+
+/// The values of a tensor; whole numbers of 32 bits as floats.
+fn values((catalog, tensor): (&Catalog, &TensorInfo)) -> Vec<f32> {
+    let bytes = catalog.bytes(tensor);
+    let Some(format) = tensor.storage.format() else {
+        let whole = bytes.as_chunks::<4>().0.iter();
+        return whole.map(|bytes| i16::try_from(i32::from_le_bytes(*bytes)).expect("small").into()).collect();
+    };
+    let mut out = vec![0.0; usize::try_from(tensor.shape.iter().product::<u64>()).expect("small")];
+    moelten_quant::decode(format, bytes, &mut out);
+    out
 }
 
 /// The model folders in a folder, or the folder itself.

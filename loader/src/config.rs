@@ -25,3 +25,7 @@ mod sources;
 mod ssm;
 pub(crate) mod write;
 mod write_encdec;
+mod write_keys;
+mod write_latent;
+mod write_recurrent;
+mod write_rope;

@@ -11,6 +11,7 @@ mod output;
 mod pieces;
 mod plan;
 mod provenance;
+mod shapes;
 mod source;
 mod threads;
 pub mod types;

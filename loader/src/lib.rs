@@ -15,6 +15,7 @@ pub mod fuzzing;
 pub mod imatrix;
 pub mod io;
 pub mod load;
+pub mod near;
 pub mod rule;
 pub mod size;
 pub mod spec;

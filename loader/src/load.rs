@@ -92,6 +92,12 @@ pub fn gguf_names(spec: &ModelSpec) -> Names {
     Names { own, common: GGUF_NAMES, encoder: spec.encoder.map(|encoder| encoder.layers) }
 }
 
+/// The names of tensors in folders of the family of `spec`.
+pub fn folder_names(spec: &ModelSpec) -> Names {
+    let encoder = spec.encoder.map(|encoder| encoder.layers);
+    Names { own: family_of(spec).folder_names, common: HF_NAMES, encoder }
+}
+
 fn load_gguf(gguf: Gguf) -> Result<LoadedModel> {
     let packed = PackedIndex::read(&gguf.metadata)?;
     let raw = config::gguf::read(&gguf.metadata, &gguf.catalog, packed.as_ref())?;
@@ -110,8 +116,7 @@ fn load_hf(folder: HfFolder) -> Result<LoadedModel> {
     let source =
         Source::Hf { path: folder.path, config: folder.config, generation_config: folder.generation_config };
     let spec = lower::lower(&raw, Container::HfFolder)?;
-    let encoder = spec.encoder.map(|encoder| encoder.layers);
-    let names = Names { own: family_of(&spec).folder_names, common: HF_NAMES, encoder };
+    let names = folder_names(&spec);
     let mut tensors = TensorStore::resolve(&spec, folder.catalog, names)?;
     if family_of(&spec).folder_norms_centred {
         tensors = tensors.with_centred_norms();

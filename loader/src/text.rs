@@ -2,7 +2,7 @@
 //! metadata or from the files of a folder. It must not know weights.
 
 pub mod chat;
-mod hints;
+pub(crate) mod hints;
 pub(crate) mod jinja;
 pub mod plain;
 pub mod tokenizer;
@@ -12,7 +12,7 @@ use crate::container::gguf::{Array, Metadata, Value as Entry};
 use crate::error::Result;
 use crate::load::{LoadedModel, Source};
 use crate::text::chat::ChatTemplate;
-pub use crate::text::hints::SamplingHints;
+pub use crate::text::hints::{MOST_BEAMS, SamplingHints};
 use crate::text::tokenizer::{GgufVocab, Tokenizer};
 
 /// The metadata key of a GGUF file's chat template.

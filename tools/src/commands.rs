@@ -11,6 +11,7 @@ pub mod fit;
 pub mod imatrix;
 pub mod inspect;
 pub mod logits;
+pub mod make_example;
 pub mod models;
 pub mod ppl;
 pub mod pull;

@@ -29,6 +29,7 @@ use moelten_loader::io::{End, LastWord};
 use moelten_loader::text::plain::NotText;
 use moelten_tui::terminal::{Notes, Tone};
 
+use crate::health::running;
 use crate::output;
 use crate::signals;
 
@@ -319,6 +320,7 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
 /// Ends the program because a thread that it cannot do without has panicked.
 pub fn on_bug(message: String) {
     moelten_tui::driver::terminal::restore();
+    running::end();
     print(&bug(&message));
     std::process::exit(1)
 }
@@ -338,6 +340,7 @@ fn on_refused_memory(bytes: usize) -> LastWord {
          or --ctx",
         moelten_tui::figures::bytes(bytes as u64)
     );
+    running::end();
     print(&Report { code: "E-MEM-02", exit: MEMORY, text, advice: "" });
     std::process::exit(MEMORY.into())
 }

@@ -6,7 +6,9 @@ mod chat;
 mod commands;
 mod config;
 mod encdec;
+mod examples;
 mod exit;
+mod health;
 mod last_model;
 mod models;
 mod names;
@@ -60,6 +62,7 @@ enum Command {
     Bench(commands::bench::BenchArgs),
     Tune(commands::tune::TuneArgs),
     Replay(commands::replay::ReplayArgs),
+    MakeExample(commands::make_example::MakeExampleArgs),
     Doctor(commands::doctor::DoctorArgs),
     Config(commands::config::ConfigArgs),
     Completions(commands::completions::CompletionsArgs),
@@ -81,7 +84,7 @@ impl Command {
             Self::Bench(args) => args.models(),
             Self::Tune(args) => args.models(),
             Self::Fit(_) | Self::Models(_) | Self::Pull(_) | Self::Replay(_) | Self::Doctor(_) => Vec::new(),
-            Self::Config(_) | Self::Completions(_) | Self::Man(_) => Vec::new(),
+            Self::MakeExample(_) | Self::Config(_) | Self::Completions(_) | Self::Man(_) => Vec::new(),
         }
     }
 
@@ -115,7 +118,8 @@ impl Command {
             Self::Replay(args) => args.json,
             Self::Doctor(args) => args.json,
             Self::Config(args) => args.json,
-            Self::Chat(_) | Self::Pull(_) | Self::Completions(_) | Self::Man(_) => false,
+            Self::Chat(_) | Self::Pull(_) | Self::MakeExample(_) => false,
+            Self::Completions(_) | Self::Man(_) => false,
         }
     }
 }
@@ -210,6 +214,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Bench(args)) => commands::bench::run(args),
         Some(Command::Tune(args)) => commands::tune::run(args),
         Some(Command::Replay(args)) => commands::replay::run(args),
+        Some(Command::MakeExample(args)) => commands::make_example::run(args),
         Some(Command::Doctor(args)) => commands::doctor::run(args),
         Some(Command::Fit(args)) => commands::fit::run(args),
         Some(Command::Models(args)) => commands::models::run(args),

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 
 use clap::builder::Resettable;
 use clap::{ArgMatches, Command};
-use moelten_tui::{distance, filter};
+use moelten_loader::near::distance;
+use moelten_tui::filter;
 
 use crate::config::{self, Config, KEYS, Kind};
 use crate::exit::{self, CommandError};

@@ -13,6 +13,9 @@ use moelten_tui::chat::FORCE_QUIT_WITHIN;
 use moelten_tui::driver::SAVE_WAIT_MAX;
 use moelten_tui::driver::SignalRequest;
 
+#[cfg(any(unix, windows))]
+use crate::health::running;
+
 /// Set by a signal or by [`stop`]; cleared by [`Polling::begin`].
 static STOP: LazyLock<Cancel> = LazyLock::new(Cancel::new);
 #[cfg(unix)]
@@ -198,5 +201,6 @@ fn wait_for_the_owner() {
 #[cfg(any(unix, windows))]
 fn end(signal: i32) -> ! {
     moelten_tui::terminal::restore();
+    running::end();
     std::process::exit(128 + signal)
 }

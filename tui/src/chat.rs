@@ -24,7 +24,7 @@ mod turn;
 
 pub use backend::{
     Backend, CountConversation, CountText, Counters, Failure, NotSwitched, PreviousModel, Request, Switched,
-    Tell, TokenCount,
+    Tell, TellProgress, TokenCount,
 };
 pub use event::{AttachError, ChatEffect, ChatEvent, FileEvent, OverflowChoice, Overwrite};
 pub use facts::{Facts, Limits, ModelCard};

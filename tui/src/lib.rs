@@ -23,5 +23,4 @@ pub mod screen;
 
 pub use chat::{figures, thinking};
 pub use driver::terminal;
-pub use input::command::distance;
 pub use markdown::{filter, theme};

@@ -9,6 +9,7 @@ mod handle;
 mod help;
 mod key_table;
 mod keys;
+mod list;
 mod live;
 mod log;
 mod model_entry;

@@ -270,7 +270,6 @@ impl LiveView {
                 predicted: bank.predicted.load(Relaxed),
             }
         };
-        let released_bytes = self.released.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
         ExpertMap {
             rows: state.banks.iter().map(row).collect(),
             decode: state.decode.read(),
@@ -278,13 +277,20 @@ impl LiveView {
             read_bytes: state.read_bytes.load(Relaxed),
             reads: state.reads.load(Relaxed),
             stalled: state.stalled.load(Relaxed),
-            memory: MemoryUse {
-                owned_bytes: memory::owned_bytes(),
-                budget_bytes: self.budget_bytes,
-                slot_bytes: self.slot_bytes.saturating_sub(released_bytes),
-                released_bytes,
-            },
+            memory: self.memory(),
             gpu: state.device.read(),
+        }
+    }
+
+    /// Memory of the process and of the cache now.
+    pub fn memory(&self) -> MemoryUse {
+        let released_bytes = self.released.as_ref().map_or(0, |bytes| bytes.load(Relaxed));
+        MemoryUse {
+            owned_bytes: memory::owned_bytes(),
+            mapped_bytes: memory::mapped_bytes(),
+            budget_bytes: self.budget_bytes,
+            slot_bytes: self.slot_bytes.saturating_sub(released_bytes),
+            released_bytes,
         }
     }
 }

@@ -157,7 +157,7 @@ impl Decoder<'_> {
     /// Logits of the last tokens of the runs that want them.
     fn last_logits(&self, s: &mut Executor, batch: &mut Batch<'_, '_>) {
         let (vocab, mut row) = (self.spec.vocab, 0);
-        // Neighbours share the head's weights, up to so many at a time.
+        // Up to `HEAD_ROWS` neighbours share one reading of the head's weights.
         let runs = batch.runs();
         let mut next = 0;
         while next < runs.len() {

@@ -12,6 +12,7 @@ pub mod heads;
 pub mod history;
 pub mod kda;
 pub mod latent;
+pub mod recurrence;
 pub mod selective;
 pub mod sparse;
 pub mod ssm;

@@ -34,7 +34,7 @@ const NAME_MAX: usize = 1 << 10;
 /// them.
 const BANKS_MAX: u64 = 1 << 12;
 const EXPERTS_MAX: u32 = 1 << 13;
-/// Most bytes of one expert, 1 TiB. Sums of so many bytes do not overflow.
+/// Most bytes of one expert, 1 TiB. Sums of such sizes do not overflow.
 const EXPERT_BYTES_MAX: u64 = 1 << 40;
 /// Most tokens of one event.
 const TOKENS_MAX: u32 = 1 << 20;

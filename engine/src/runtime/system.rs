@@ -43,6 +43,19 @@ impl System {
         self.text(path)?.trim().parse().ok()
     }
 
+    /// Names of what is in a folder, sorted; none where it cannot be read.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.root.join(folder)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Where a path leads when its links are followed.
+    pub fn resolved(&self, path: &str) -> Option<String> {
+        fs::canonicalize(self.root.join(path)).ok()?.into_os_string().into_string().ok()
+    }
+
     /// The CPUs that a file lists, ascending.
     pub fn cpus(&self, path: &str) -> Option<Vec<usize>> {
         cpu_list(&self.text(path)?)

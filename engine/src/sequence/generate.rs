@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use moelten_loader::text::tokenizer::{StreamDecoder, Tokenizer};
 
-use crate::api::{Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason};
+use crate::api::{
+    Answer, BeamParams, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason,
+};
 use crate::error::{EngineError, Result};
 use crate::experts::stats::StoreStats;
 use crate::model::Model;
 use crate::plan::Experts;
 use crate::runtime::cancel::Cancel;
-use crate::runtime::memory;
+use crate::sequence::beams::Search;
 use crate::sequence::sampler::Sampler;
 use crate::sequence::session::Sequence;
 use crate::sequence::stop::StopFilter;
@@ -72,6 +74,7 @@ impl Sequence {
         stats.experts_used = prompt_use.experts_used() + answer_use.experts_used();
         stats.expert_bytes = prompt_use.bytes_used() + answer_use.bytes_used();
         stats.cache = cache_stats(self.model(), &prompt_use, &answer_use);
+        stats.memory = self.model().live().memory();
         stats.gpu = self.model().experts().device_stats().map(|gpu| GpuUse {
             computed: gpu.used,
             visited: gpu.asked,
@@ -117,6 +120,9 @@ impl Writing<'_> {
         if params.max_tokens == Some(0) {
             return Ok(StopReason::MaxTokens);
         }
+        if let Some(beams) = params.beams {
+            return self.search(sequence, beams, tokenizer, params, cancel, on_event);
+        }
         loop {
             let id = sampler
                 .sample(sequence.logits(), sequence.tokens())
@@ -141,6 +147,34 @@ impl Writing<'_> {
         }
     }
 
+    /// Searches for the best answer; it is sent when it is found.
+    fn search(
+        &mut self,
+        sequence: &mut Sequence,
+        beams: BeamParams,
+        tokenizer: &Tokenizer,
+        params: &GenerateParams,
+        cancel: &Cancel,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<StopReason> {
+        let vocab = u32::try_from(sequence.model().spec().vocab).unwrap_or(u32::MAX);
+        let ends: Vec<u32> =
+            (0..vocab).filter(|&id| tokenizer.is_end(id) || params.ends.contains(&id)).collect();
+        // The last token is drawn, but not computed.
+        let room = sequence.context() - sequence.tokens().len() + 1;
+        let most = params.max_tokens.map_or(room, |most| most.min(room));
+        let given = sequence.tokens().len() - 1;
+        let (ids, reason) = Search { params: beams, given, most, ends: &ends }.run(sequence, cancel)?;
+        for &id in ids.iter().filter(|id| !ends.contains(id)) {
+            if let Some(piece) = self.stream.push(id) {
+                self.text.push(&piece, &mut |part| on_event(Event::Text(part.to_owned())));
+            }
+        }
+        self.ids = ids;
+        let full = reason == StopReason::MaxTokens && params.max_tokens.is_none_or(|most| most > room);
+        Ok(if full { StopReason::ContextFull } else { reason })
+    }
+
     /// The text and the tokens, once what was held back has been sent.
     fn finish(mut self, reason: &StopReason, on_event: &mut dyn FnMut(Event)) -> (String, Vec<u32>) {
         if let Some(rest) = self.stream.finish().filter(|_| !matches!(reason, StopReason::StopText(_))) {
@@ -151,18 +185,10 @@ impl Writing<'_> {
     }
 }
 
-/// What the cache did and what memory is like now; `None` if nothing is ever read.
+/// What the cache did; `None` if nothing is ever read.
 fn cache_stats(model: &Model, prompt: &StoreStats, answer: &StoreStats) -> Option<CacheStats> {
-    let Experts::Cached(cached) = &model.plan().experts else { return None };
-    let released_bytes = model.given_back();
-    Some(CacheStats {
-        prompt: cache_use(prompt),
-        answer: cache_use(answer),
-        slot_bytes: cached.bytes().saturating_sub(released_bytes),
-        released_bytes,
-        owned_bytes: memory::owned_bytes(),
-        budget_bytes: model.plan().budget,
-    })
+    let Experts::Cached(_) = &model.plan().experts else { return None };
+    Some(CacheStats { prompt: cache_use(prompt), answer: cache_use(answer) })
 }
 
 fn cache_use(stats: &StoreStats) -> CacheUse {

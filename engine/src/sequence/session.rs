@@ -184,6 +184,28 @@ impl Sequence {
         kept
     }
 
+    /// Becomes what `other` is, a sequence of the same model: its text and its tokens. What both share is not
+    /// copied.
+    ///
+    /// # Errors
+    /// [`EngineError::ContextFull`], [`EngineError::TextTooLong`] for more than it holds; it is empty then.
+    pub(crate) fn follow(&mut self, other: &Self) -> Result<()> {
+        let same_text = self.text == other.text;
+        let shared = self.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+        let kept = if same_text { shared } else { 0 };
+        self.tokens.clear();
+        self.text.clear();
+        if other.tokens.len() > self.context {
+            return Err(EngineError::ContextFull { tokens: other.tokens.len(), context: self.context });
+        }
+        let copied =
+            self.states.follow(&other.states, kept, |own, other, kept| own.follow(other, kept, same_text));
+        copied.map_err(|_| EngineError::TextTooLong { tokens: other.text.len(), most: self.chunk() })?;
+        self.tokens.extend_from_slice(&other.tokens);
+        self.text.extend_from_slice(&other.text);
+        Ok(())
+    }
+
     /// Remembers this moment, so that [`Self::keep_prefix`] can come back to it where states do not hold
     /// every length.
     pub fn snapshot(&mut self) {

@@ -105,6 +105,28 @@ impl<S: BranchState> BranchStates<S> {
         }
     }
 
+    /// Becomes what `other` is, from `kept` tokens on that both share: `copy` makes a state what another one
+    /// is.
+    ///
+    /// # Errors
+    /// What `copy` says; all states are empty then.
+    pub fn follow(
+        &mut self,
+        other: &Self,
+        kept: usize,
+        mut copy: impl FnMut(&mut S, &S, usize) -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.snapshots.clear();
+        let kept = self.go_back(kept).min(kept);
+        let mut both = self.states.iter_mut().zip(&other.states);
+        let copied = both.try_for_each(|(own, other)| copy(own, other, kept));
+        if copied.is_err() {
+            self.states.iter_mut().for_each(BranchState::clear);
+        }
+        self.len = if copied.is_ok() { other.len } else { 0 };
+        copied
+    }
+
     /// Writes the states one after the other.
     ///
     /// # Errors

@@ -8,11 +8,11 @@ use std::io::{self, Read, Write};
 use moelten_loader::spec::AttentionSpec;
 use moelten_quant::Kernels;
 
-use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::appended::{Appended, Extent};
+use super::contract::BranchState;
 use super::kv::KvView;
 use super::kv::format::KvFormat;
 use super::kv::layer::KvLayer;
-use super::marks::Marks;
 use crate::runtime::pool::Pool;
 
 /// Keys and values of a text, of one layer.
@@ -23,10 +23,7 @@ pub struct EncodedState {
     /// Tokens that a text may have.
     capacity: usize,
     /// Tokens of the decoder.
-    len: usize,
-    /// Tokens that the present pass adds.
-    pending: usize,
-    marks: Marks,
+    extent: Extent,
 }
 
 impl EncodedState {
@@ -36,7 +33,7 @@ impl EncodedState {
     /// When the system has no address space left.
     pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
         let layer = KvLayer::new(spec, capacity, format, delay)?;
-        Ok(Self { layer, text: 0, capacity, len: 0, pending: 0, marks: Marks::default() })
+        Ok(Self { layer, text: 0, capacity, extent: Extent::default() })
     }
 
     /// A text of `tokens` tokens replaces the one before. All of its tokens must be written next.
@@ -50,66 +47,37 @@ impl EncodedState {
         self.layer.write(pool, kernels, first, keys, values);
     }
 
+    /// Tokens of the decoder are as many as those of `other`, which has the same text.
+    pub fn follow(&mut self, other: &Self) {
+        self.extent.grow_to(other.len());
+    }
+
     /// What attention reads.
     pub fn view(&self) -> KvView<'_> {
         KvView { layer: &self.layer, base: 0, whole: Some(self.text) }
     }
 }
 
-impl BranchState for EncodedState {
-    fn len(&self) -> usize {
-        self.len
+/// Tokens are those of the decoder: to forget them keeps the encoder's text.
+impl Appended for EncodedState {
+    fn extent(&self) -> &Extent {
+        &self.extent
     }
 
-    fn begin(&mut self, tokens: usize) {
-        self.pending = tokens;
+    fn extent_mut(&mut self) -> &mut Extent {
+        &mut self.extent
     }
 
-    fn commit(&mut self) {
-        self.len += std::mem::take(&mut self.pending);
+    fn room(&self) -> Option<usize> {
+        None
     }
 
-    fn rollback(&mut self) {
-        self.pending = 0;
-    }
-
-    fn can_truncate(&self, _: usize) -> bool {
-        true
-    }
-
-    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
-        if len < self.len {
-            self.len = len;
-            self.marks.cut(len);
-        }
-        Ok(())
-    }
-
-    /// Only the decoder's tokens are dropped. The encoder's text is kept.
-    fn clear(&mut self) {
-        self.len = 0;
-        self.marks.cut(0);
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.marks.mark(self.len)
-    }
-
-    fn can_restore(&self, snapshot: &Snapshot) -> bool {
-        self.marks.length(snapshot).is_ok()
-    }
-
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
-        self.truncate(self.marks.length(snapshot)?)
-    }
-
-    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn save_first(&self, _: usize, out: &mut dyn Write) -> io::Result<()> {
         out.write_all(&(self.text as u64).to_le_bytes())?;
         self.layer.save(0..self.text, out)
     }
 
-    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
-        self.clear();
+    fn load_first(&mut self, _: usize, from: &mut dyn Read) -> io::Result<()> {
         self.text = 0;
         let mut text = [0; 8];
         from.read_exact(&mut text)?;
@@ -118,7 +86,7 @@ impl BranchState for EncodedState {
             return Err(io::ErrorKind::InvalidData.into());
         }
         self.layer.load(0..text, from)?;
-        (self.len, self.text) = (len, text);
+        self.text = text;
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use moelten_loader::io::Memory;
 use moelten_loader::spec::{AttentionSpec, IndexerSpec};
 
-use super::contract::{BranchState, NeedsReplay, Snapshot};
+use super::appended::{Appended, Extent};
 use super::kv::KvState;
 use super::kv::format::KvFormat;
 
@@ -52,61 +52,30 @@ impl IndexedState {
     }
 }
 
-impl BranchState for IndexedState {
-    fn len(&self) -> usize {
-        self.kv.len()
+impl Appended for IndexedState {
+    fn extent(&self) -> &Extent {
+        self.kv.extent()
     }
 
-    fn begin(&mut self, tokens: usize) {
-        self.kv.begin(tokens);
+    fn extent_mut(&mut self) -> &mut Extent {
+        self.kv.extent_mut()
     }
 
-    fn commit(&mut self) {
-        self.kv.commit();
+    fn room(&self) -> Option<usize> {
+        self.kv.room()
     }
 
-    fn rollback(&mut self) {
-        self.kv.rollback();
+    fn save_first(&self, len: usize, out: &mut dyn Write) -> io::Result<()> {
+        self.kv.save_first(len, out)?;
+        self.keys(len).iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
     }
 
-    fn can_truncate(&self, len: usize) -> bool {
-        self.kv.can_truncate(len)
-    }
-
-    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
-        self.kv.truncate(len)
-    }
-
-    fn clear(&mut self) {
-        self.kv.clear();
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.kv.snapshot()
-    }
-
-    fn can_restore(&self, snapshot: &Snapshot) -> bool {
-        self.kv.can_restore(snapshot)
-    }
-
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
-        self.kv.restore(snapshot)
-    }
-
-    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.kv.save(out)?;
-        self.keys(self.len()).iter().try_for_each(|number| out.write_all(&number.to_le_bytes()))
-    }
-
-    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
-        self.kv.load(len, from)?;
+    fn load_first(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
+        self.kv.load_first(len, from)?;
         let mut bytes = [0; 4];
-        for index in 0..len * self.width {
-            if let Err(error) = from.read_exact(&mut bytes) {
-                self.clear();
-                return Err(error);
-            }
-            self.keys.numbers_mut::<f32>()[index] = f32::from_le_bytes(bytes);
+        for number in &mut self.keys.numbers_mut::<f32>()[..len * self.width] {
+            from.read_exact(&mut bytes)?;
+            *number = f32::from_le_bytes(bytes);
         }
         Ok(())
     }

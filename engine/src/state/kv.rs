@@ -11,8 +11,8 @@ use std::io::{self, Read, Write};
 use moelten_loader::spec::AttentionSpec;
 use moelten_quant::Kernels;
 
-use super::contract::{BranchState, NeedsReplay, Snapshot};
-use super::marks::Marks;
+use super::appended::{Appended, Extent};
+use super::contract::BranchState;
 use crate::runtime::pool::Pool;
 use format::KvFormat;
 use layer::KvLayer;
@@ -31,11 +31,8 @@ pub struct KvView<'a> {
 /// Keys and values of the tokens so far, of one layer.
 pub struct KvState {
     layer: KvLayer,
-    len: usize,
-    /// Tokens that the present pass adds.
-    pending: usize,
     capacity: usize,
-    marks: Marks,
+    extent: Extent,
 }
 
 impl KvState {
@@ -45,7 +42,7 @@ impl KvState {
     /// When the system has no address space left.
     pub fn new(spec: &AttentionSpec, capacity: usize, format: KvFormat, delay: usize) -> io::Result<Self> {
         let layer = KvLayer::new(spec, capacity, format, delay)?;
-        Ok(Self { layer, len: 0, pending: 0, capacity, marks: Marks::default() })
+        Ok(Self { layer, capacity, extent: Extent::default() })
     }
 
     /// Writes keys and values (`[tokens, kv_heads, head_dim]` each) of tokens of the present pass, from
@@ -54,70 +51,46 @@ impl KvState {
         self.layer.write(pool, kernels, first, keys, values);
     }
 
+    /// Becomes what `other` is: the first `kept` tokens, which it has, are the same.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] for more tokens than there is room for.
+    pub fn follow(&mut self, other: &Self, kept: usize) -> io::Result<()> {
+        let len = other.len();
+        if len > self.capacity {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut bytes = Vec::new();
+        other.layer.save(kept..len, &mut bytes)?;
+        self.layer.load(kept..len, &mut &bytes[..])?;
+        self.extent.grow_to(len);
+        Ok(())
+    }
+
     /// What attention reads.
     pub fn view(&self) -> KvView<'_> {
         KvView { layer: &self.layer, base: 0, whole: None }
     }
 }
 
-impl BranchState for KvState {
-    fn len(&self) -> usize {
-        self.len
+impl Appended for KvState {
+    fn extent(&self) -> &Extent {
+        &self.extent
     }
 
-    fn begin(&mut self, tokens: usize) {
-        assert!(self.len + tokens <= self.capacity, "the sequence checks its context before a pass");
-        self.pending = tokens;
+    fn extent_mut(&mut self) -> &mut Extent {
+        &mut self.extent
     }
 
-    fn commit(&mut self) {
-        self.len += std::mem::take(&mut self.pending);
+    fn room(&self) -> Option<usize> {
+        Some(self.capacity)
     }
 
-    fn rollback(&mut self) {
-        self.pending = 0;
+    fn save_first(&self, len: usize, out: &mut dyn Write) -> io::Result<()> {
+        self.layer.save(0..len, out)
     }
 
-    fn can_truncate(&self, _: usize) -> bool {
-        true
-    }
-
-    fn truncate(&mut self, len: usize) -> Result<(), NeedsReplay> {
-        if len < self.len {
-            self.len = len;
-            self.marks.cut(len);
-        }
-        Ok(())
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-        self.marks.cut(0);
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        self.marks.mark(self.len)
-    }
-
-    fn can_restore(&self, snapshot: &Snapshot) -> bool {
-        self.marks.length(snapshot).is_ok()
-    }
-
-    fn restore(&mut self, snapshot: &Snapshot) -> Result<(), NeedsReplay> {
-        self.truncate(self.marks.length(snapshot)?)
-    }
-
-    fn save(&self, out: &mut dyn Write) -> io::Result<()> {
-        self.layer.save(0..self.len, out)
-    }
-
-    fn load(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
-        self.clear();
-        if len > self.capacity {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        self.layer.load(0..len, from)?;
-        self.len = len;
-        Ok(())
+    fn load_first(&mut self, len: usize, from: &mut dyn Read) -> io::Result<()> {
+        self.layer.load(0..len, from)
     }
 }

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use crate::common::wide::{converted, wide};
-use crate::common::{FAMILIES, deviation, distance, folder, golden, rounding_bound, run, run_on, spread};
+use crate::common::{
+    FAMILIES, NARROW, deviation, distance, folder, golden, rounding_bound, run, run_on, spread,
+};
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
 use moelten_quant::{Format, Isa};
@@ -18,15 +20,12 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
     target
 }
 
-/// Folders that are written in F32 alone.
-const TOO_NARROW_FOR_BLOCKS: [&str; 2] = ["gemma4moe", "gemma4-ple"];
-
 /// Rows of Q and K are permuted for families whose GGUF files pair neighbours, and Llama 3 divisors are
 /// rounded to f32; nothing else may differ, so the bound is that of the goldens themselves.
 #[test]
 fn f32_files_match_the_goldens() {
     let dir = tempfile::tempdir().unwrap();
-    for family in FAMILIES.into_iter().chain(TOO_NARROW_FOR_BLOCKS) {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let file = convert(family, Format::F32, dir.path());
         let spec = load(&file).unwrap().spec;
@@ -47,10 +46,9 @@ fn f32_files_match_the_goldens() {
     }
 }
 
-/// Files that folders cannot be written as are written anew from files: experts of two matrices, layers
-/// without attention, runs of tokens.
+/// Files are written anew from files: experts of two matrices, layers without attention, runs of tokens.
 #[test]
-fn files_of_other_kinds_are_written_anew() {
+fn files_are_written_anew() {
     let dir = tempfile::tempdir().unwrap();
     for family in ["nemotronh-gguf", "llama4"] {
         let golden = golden(family);

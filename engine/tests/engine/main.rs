@@ -3,6 +3,7 @@
 
 mod bad_models;
 mod batch;
+mod beams;
 mod block_types;
 mod branches;
 mod common;

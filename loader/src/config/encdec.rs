@@ -8,13 +8,14 @@ use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_FF, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS,
     MAX_VOCAB, MAX_WIDTH, embed_scale, root, setting,
 };
+use crate::config::positions::distances;
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{Family, NormKind, PairKind, PairPositions, SparseLayers};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, BranchSpec, CapacitySpec, EncoderSpec, ExpertLimit, HeadSpec, Join, KvSource,
-    LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Place, QkNorm, RelativeSpec, RouterInput,
-    RouterSpec, Select, SharedExpert, SinusoidSpec,
+    LayerSpec, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op, Place, QkNorm, RouterInput, RouterSpec, Select,
+    SharedExpert, SinusoidSpec,
 };
 
 /// Tokens that a model reads and writes if its file names no bound: distances are told for texts of any
@@ -22,9 +23,6 @@ use crate::spec::{
 const USUAL_CONTEXT: usize = 2048;
 /// The first position of M2M100 is 2: two are for padding.
 const SINUSOID_OFFSET: usize = 2;
-/// Bounds of what distances may say.
-const MAX_BUCKETS: u64 = 1 << 12;
-const MAX_REACH: u64 = 1 << 14;
 
 /// Lowers the configuration of an encoder-decoder.
 ///
@@ -191,7 +189,7 @@ impl Stacks<'_> {
         let head_dim = raw.count_or(&raw.pair_head_dim, d_model / heads, 1, MAX_HEAD_DIM)?;
         let relative = match kind.positions {
             PairPositions::Sinusoids => None,
-            PairPositions::Relative | PairPositions::RelativeByLayer => Some(self.relative(encoder)?),
+            PairPositions::Relative | PairPositions::RelativeByLayer => Some(distances(raw, encoder, 0)?),
         };
         Ok(AttentionSpec {
             heads,
@@ -216,18 +214,6 @@ impl Stacks<'_> {
             whole: encoder,
             relative,
         })
-    }
-
-    fn relative(&self, both_ways: bool) -> Result<RelativeSpec> {
-        let raw = self.raw;
-        // Half of the buckets of a direction are for single distances, and the others must end farther away.
-        let buckets = raw.count(&raw.relative_buckets, 4, MAX_BUCKETS)?;
-        let reach = raw.count(&raw.relative_reach, 2, MAX_REACH)?;
-        if reach <= buckets / 2 || !buckets.is_multiple_of(4) {
-            let (found, other) = (reach.to_string(), format!("{buckets} buckets"));
-            return Err(raw.fault(&raw.relative_reach.name, Fault::Contradiction { found, other }));
-        }
-        Ok(RelativeSpec { buckets, reach, both_ways, of_layer: 0 })
     }
 
     fn mlp(&self, encoder: bool) -> Result<MlpSpec> {

@@ -151,7 +151,8 @@ fn moe(
     let shared_scale = if averages(raw, family)? { 0.5 } else { 1.0 };
     let scale = scale * shared_scale;
     let shared = shared(raw, family, width, mlp)?;
-    let expert = MlpSpec { bias: family.expert_bias, ..mlp(width) };
+    let own = mlp(width);
+    let expert = MlpSpec { bias: family.expert_bias, gated: own.gated && !family.ungated_experts, ..own };
     let expert_scales = family.expert_scales;
     let router =
         RouterSpec { bias: family.router_bias, select, scale, listed: false, expert_scales, capacity: None };

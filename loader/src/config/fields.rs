@@ -270,6 +270,8 @@ fields! {
     index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
     /// Choice of tokens: whether layers choose, or have the choice of the layer before.
     index_types: Vec<String> = hf["indexer_types"], gguf[];
+    /// Choice of tokens: which layers choose, where files list them.
+    index_own: Vec<bool> = hf[], gguf[Key("{arch}.attention.indexer.types")];
     /// Short convolutions: tokens that they see.
     conv_kernel: u64 = hf["conv_L_cache"], gguf[Key("{arch}.shortconv.l_cache")];
     /// Short convolutions: whether they have biases.
@@ -305,7 +307,7 @@ fields! {
     /// Kimi delta attention: whether rates have a lower bound.
     kda_safe: bool = hf["kda_safe_gate"], gguf[], default false;
     /// That bound, below 0.
-    kda_lower_bound: f64 = hf["kda_lower_bound"], gguf[];
+    kda_lower_bound: f64 = hf["kda_lower_bound"], gguf[Key("{arch}.kda.lower_bound")];
     /// Numbers of the layers without delta attention, from 1.
     full_layers: Vec<u64> = hf["linear_attn_config.full_attn_layers"], gguf[];
     /// The numbers of the other layers.

@@ -5,7 +5,7 @@
 use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, ROWS, RawConfig};
 use crate::config::ignored::GGUF_IGNORED;
-use crate::config::write::yarn_magnitude;
+use crate::config::write_rope::yarn_magnitude;
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::gguf::{Metadata, Value};
 use crate::container::packed::PackedIndex;

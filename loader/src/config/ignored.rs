@@ -79,13 +79,11 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] = &[
-    VOCAB_KEY,
-    "{arch}.rope.dimension_sections",
-    "{arch}.tensor_data_layout",
-    // The streams times their width.
-    "{arch}.embedding_length_out",
-];
+pub(crate) const GGUF_IGNORED: &[&str] =
+    &[VOCAB_KEY, "{arch}.rope.dimension_sections", "{arch}.tensor_data_layout", STREAMS_KEY];
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";
+
+/// The width of all residual streams together, which readers know from the other keys.
+pub(crate) const STREAMS_KEY: &str = "{arch}.embedding_length_out";

@@ -27,7 +27,11 @@ pub(super) fn kda_layers(
         None => raw.per_layer(&raw.heads, layers, 1, MAX_HEADS)?.first().copied().unwrap_or(0),
     };
     let head_dim = raw.count(&raw.kda_head_dim, 1, MAX_HEAD_DIM)?;
-    let safe = raw.kda_safe.get() == Some(&true);
+    // Folders say apart whether the bound counts.
+    let safe = match container {
+        Container::HfFolder => raw.kda_safe.get() == Some(&true),
+        Container::Gguf => raw.kda_lower_bound.value.is_some(),
+    };
     let lower_bound = match (safe, raw.kda_lower_bound.value) {
         (false, _) => None,
         (true, None) => return Err(raw.missing(&raw.kda_lower_bound.name)),

@@ -112,6 +112,13 @@ fn indexer(
             hint: "layers that choose by themselves are supported".into(),
         });
     }
+    if raw.index_own.value.as_ref().is_some_and(|own| own.contains(&false)) {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} with layers that do not choose", raw.index_own.name),
+            hint: "layers that choose by themselves are supported".into(),
+        });
+    }
     let head_dim = raw.count(&raw.index_head_dim, 2, MAX_HEAD_DIM)?;
     if rope.dim > head_dim {
         let other = format!("{} rotated dimensions", rope.dim);

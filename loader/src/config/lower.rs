@@ -16,7 +16,7 @@ use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, embed_scale, root,
     setting,
 };
-use crate::config::positions::{layer_rope, roped_layers, temperature};
+use crate::config::positions::{distances, layer_rope, roped_layers, temperature};
 use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
@@ -24,6 +24,7 @@ use crate::families::{
     BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SinkLayers,
     SsmKind, WindowRule,
 };
+use crate::near::near;
 use crate::spec::{
     AttentionSpec, BranchSpec, HeadSpec, Join, LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, ModelSpec,
     NormSpec, Op, Place, QkNorm,
@@ -32,7 +33,7 @@ use crate::spec::{
 /// The family of a configuration.
 ///
 /// # Errors
-/// [`LoadError::Unsupported`] with the list of supported architectures.
+/// [`LoadError::Unsupported`] with the supported architectures of near names.
 pub fn family(raw: &RawConfig, container: Container) -> Result<&'static Family> {
     let Some(name) = raw.architecture.value.as_deref() else {
         return Err(raw.missing(&raw.architecture.name));
@@ -44,12 +45,15 @@ pub fn family(raw: &RawConfig, container: Container) -> Result<&'static Family> 
     found.ok_or_else(|| LoadError::Unsupported {
         path: raw.path.clone(),
         feature: format!("architecture \"{}\"", name.escape_default()),
-        hint: format!("supported are {}", supported(container).join(", ")),
+        hint: match near(name, &supported(container))[..] {
+            [] => "docs/models.md lists the architectures that are".to_owned(),
+            ref near => format!("near names that are: {}; docs/models.md lists all", near.join(", ")),
+        },
     })
 }
 
-/// The architecture names of a container, for messages and `--help`.
-pub fn supported(container: Container) -> Vec<&'static str> {
+/// The architecture names of a container.
+fn supported(container: Container) -> Vec<&'static str> {
     let mut names: Vec<_> = match container {
         Container::Gguf => FAMILIES.iter().map(|f| f.gguf_arch).collect(),
         Container::HfFolder => FAMILIES.iter().flat_map(|f| f.hf_types.iter().copied()).collect(),
@@ -342,7 +346,7 @@ fn attention_layers(
             value_scale: raw.positive(&raw.value_scale)?,
             chunk: chunk(raw, family)?.filter(|_| roped),
             whole: false,
-            relative: None,
+            relative: family.distances.then(|| distances(raw, false, layer)).transpose()?,
             sinks: match family.sinks {
                 SinkLayers::None => false,
                 SinkLayers::All => true,

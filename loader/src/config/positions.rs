@@ -1,5 +1,5 @@
-//! Lowering of ropes: which layers have one, its base, dimensions and context extension. It must not know
-//! attention.
+//! Lowering of positions: which layers have a rope, its base, dimensions and context extension, and what
+//! distances add to scores. It must not know attention.
 
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
@@ -7,12 +7,16 @@ use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_LAYERS};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{Family, Growth, LocalRope, RopeLayers};
 use crate::io::reader::narrow;
-use crate::spec::{Pairing, RopeScaling, RopeSpec, Temperature};
+use crate::spec::{Pairing, RelativeSpec, RopeScaling, RopeSpec, Temperature};
 
 /// The scheme of ropes that turn a part of their pairs, with the frequencies of a rope that turns all.
 pub(super) const PROPORTIONAL: &str = "proportional";
 /// Divisor of the frequency of a pair that does not turn. GGUF files have it, too.
 const STILL: f32 = 1e30;
+
+/// Bounds of what distances may say.
+const MAX_BUCKETS: u64 = 1 << 12;
+const MAX_REACH: u64 = 1 << 14;
 
 /// Which layers have a rope.
 pub(super) fn roped_layers(
@@ -51,6 +55,18 @@ pub(super) fn roped_layers(
             None => Ok(every(period)),
         },
     }
+}
+
+/// What distances add to the scores of a layer, whose numbers are those of layer `of_layer`.
+pub(super) fn distances(raw: &RawConfig, both_ways: bool, of_layer: usize) -> Result<RelativeSpec> {
+    // Half of the buckets of a direction are for single distances, and the others must end farther away.
+    let buckets = raw.count(&raw.relative_buckets, 4, MAX_BUCKETS)?;
+    let reach = raw.count(&raw.relative_reach, 2, MAX_REACH)?;
+    if reach <= buckets / 2 || !buckets.is_multiple_of(4) {
+        let (found, other) = (reach.to_string(), format!("{buckets} buckets"));
+        return Err(raw.fault(&raw.relative_reach.name, Fault::Contradiction { found, other }));
+    }
+    Ok(RelativeSpec { buckets, reach, both_ways, of_layer })
 }
 
 /// The rope of a layer with or without a window.
@@ -258,7 +274,8 @@ fn divisors(raw: &RawConfig, field: &Field<Vec<f64>>, dim: usize) -> Result<Vec<
 /// none.
 pub(super) fn temperature(raw: &RawConfig, family: &Family, roped: bool) -> Result<Option<Temperature>> {
     if let Some(Growth { beta, period, offset }) = family.growth {
-        if roped || raw.temperature_on.value == Some(false) {
+        // Files of our own say 0 where queries do not grow.
+        if roped || raw.temperature_on.value == Some(false) || raw.temperature.value == Some(0.0) {
             return Ok(None);
         }
         let beta = raw.positive_or(&raw.temperature, beta)?;

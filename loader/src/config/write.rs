@@ -1,18 +1,21 @@
 //! A lowered spec as GGUF metadata: the inverse of `gguf`. Keys follow the GGUF specification, so that other
 //! readers of the format find what they expect. It must not know tensors' values.
 
-use crate::config::field::FieldRow;
 use crate::config::fields::FIELDS;
 use crate::config::find::family_of;
-use crate::config::ignored::VOCAB_KEY;
+use crate::config::ignored::{STREAMS_KEY, VOCAB_KEY};
 use crate::config::write_encdec;
+use crate::config::write_keys::{Keys, small, unsupported};
+use crate::config::write_latent::{compressed, compressed_keys, latent_keys, stream_keys};
+use crate::config::write_recurrent::{recurrences, told_by_heads};
+use crate::config::write_rope::rope_keys;
 use crate::container::gguf::{Array, Value};
-use crate::error::{LoadError, Result};
-use crate::families::{Family, LogitScale, Setting, SharedKind};
+use crate::error::Result;
+use crate::families::{Growth, LogitScale, QkNormKind, RopeLayers, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, ExpertGroups, KvSource, LatentSpec, LayerInputs, LayerSpec, ModelSpec,
-    MoeSpec, NormSpec, Place, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    Activation, AttentionSpec, ExpertGroups, KvSource, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec,
+    NormSpec, Place, QkNorm, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -21,9 +24,6 @@ use crate::spec::{
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     let family = family_of(spec);
-    if spec.streams.is_some() {
-        return Err(unsupported("several residual streams"));
-    }
     let arch = family.gguf_arch;
     let mut keys = Keys { family, arch, out: Vec::new() };
     keys.add(&FIELDS.architecture, Value::Str(arch.into()));
@@ -55,6 +55,11 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
         keys.u32(&FIELDS.head_experts, heads.experts);
         keys.u32(&FIELDS.head_experts_used, heads.router.select.max_experts());
     }
+    if let Some(streams) = &spec.streams {
+        stream_keys(spec, streams, &mut keys);
+        let width = small(streams.count * spec.d_model);
+        keys.out.push((STREAMS_KEY.replace("{arch}", arch), Value::U32(width)));
+    }
     if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
         keys.u32(&FIELDS.layer_input_width, width);
     }
@@ -73,64 +78,25 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     Ok(keys.out)
 }
 
-struct Keys {
-    family: &'static Family,
-    arch: &'static str,
-    out: Vec<(String, Value)>,
-}
-
-impl Keys {
-    fn add(&mut self, row: &FieldRow, value: Value) {
-        let key = row.gguf_key(self.arch).expect("only rows with a metadata key are written");
-        self.out.push((key, value));
-    }
-
-    fn u32(&mut self, row: &FieldRow, value: usize) {
-        self.add(row, Value::U32(small(value)));
-    }
-
-    fn f32(&mut self, row: &FieldRow, value: f32) {
-        self.add(row, Value::F32(value));
-    }
-
-    fn f32_unless(&mut self, row: &FieldRow, value: f32, default: f32) {
-        if value.to_bits() != default.to_bits() {
-            self.f32(row, value);
-        }
-    }
-
-    fn f32_if(&mut self, row: &FieldRow, value: Option<f32>) {
-        if let Some(value) = value {
-            self.f32(row, value);
-        }
-    }
-
-    /// One number if all layers agree, else one per layer.
-    fn per_layer(&mut self, row: &FieldRow, values: &[usize]) {
-        match values {
-            [first, rest @ ..] if rest.iter().all(|value| value == first) => self.u32(row, *first),
-            _ => {
-                let values = values.iter().map(|&value| small(value)).collect();
-                self.add(row, Value::Array(Array::U32(values)));
-            }
-        }
-    }
-}
-
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     let layers: Vec<&AttentionSpec> = spec.attention_layers().collect();
     if layers.len() != spec.layers.len() {
         recurrences(spec, &layers, keys)?;
     }
-    if let Some(latent) = spec.layers.first().and_then(LayerSpec::latent) {
+    if let Some(latent) = spec.layers.iter().find_map(LayerSpec::latent) {
         return latent_keys(spec, latent, keys);
     }
+    if spec.layers.iter().any(|layer| compressed(layer).is_some()) {
+        return compressed_keys(spec, keys);
+    }
+    let Some(&first) = layers.first() else {
+        keys.u32(&FIELDS.heads, 0);
+        return Ok(());
+    };
     let column = |get: fn(&AttentionSpec) -> usize| layers.iter().map(|a| get(a)).collect::<Vec<_>>();
-    let first = *layers.first().ok_or_else(|| unsupported("a model without any attention"))?;
     keys.per_layer(&FIELDS.heads, &column(|a| a.heads));
-    // Layers with short convolutions are those without key heads.
     let in_layer = |layer: &LayerSpec| layer.attention().map_or(0, |a| a.kv_heads);
-    match spec.layers.iter().any(|layer| layer.conv().is_some()) {
+    match told_by_heads(spec) {
         true => keys.per_layer(&FIELDS.kv_heads, &spec.layers.iter().map(in_layer).collect::<Vec<_>>()),
         false => keys.per_layer(&FIELDS.kv_heads, &column(|a| a.kv_heads)),
     }
@@ -144,21 +110,22 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     }
     keys.f32_if(&FIELDS.clip_qkv, first.clip_qkv);
     keys.f32_if(&FIELDS.attention_softcap, first.softcap);
-    if layers.iter().any(|a| {
-        a.value_dim != a.head_dim || a.chunk.is_some() || a.value_scale.to_bits() != 1.0_f32.to_bits()
-    }) {
-        return Err(unsupported("values of another width or scale, or runs of tokens"));
+    keys.f32_unless(&FIELDS.value_scale, first.value_scale, 1.0);
+    if layers.iter().any(|a| a.value_scale.to_bits() != first.value_scale.to_bits()) {
+        return Err(unsupported("values whose scale differs by layer"));
     }
-    if let Some(Temperature { beta, period, .. }) = first.temperature {
-        keys.f32(&FIELDS.temperature, beta);
-        let of_rope = first.rope.as_ref().is_some_and(|rope| match rope.scaling {
-            RopeScaling::Yarn { original_context, .. } => original_context == period,
-            _ => false,
-        });
-        if !of_rope {
-            return Err(unsupported("queries that grow over another length than that of YaRN"));
-        }
+    if let Some(relative) = first.relative {
+        keys.u32(&FIELDS.relative_buckets, relative.buckets);
+        keys.u32(&FIELDS.relative_reach, relative.reach);
     }
+    growth(&layers, keys)?;
+    visible(&layers, keys);
+    unstated(spec, keys)?;
+    ropes(&layers, keys)
+}
+
+/// Which tokens a token sees: a window, or a run.
+fn visible(layers: &[&AttentionSpec], keys: &mut Keys) {
     if let Some(window) = layers.iter().find_map(|a| a.window) {
         keys.u32(&FIELDS.window, window);
         let windowed: Vec<bool> = layers.iter().map(|a| a.window.is_some()).collect();
@@ -166,58 +133,64 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
             keys.add(&FIELDS.window_layers, Value::Array(Array::Bool(windowed)));
         }
     }
-    ropes(&layers, keys)
+    // Readers of files know the length of released models by themselves.
+    if let Some(chunk) = layers.iter().find_map(|a| a.chunk).filter(|&chunk| keys.family.chunk != Some(chunk))
+    {
+        keys.u32(&FIELDS.attention_chunk, chunk);
+    }
 }
 
-/// Delta nets or short convolutions in place of attention in some layers.
-fn recurrences(spec: &ModelSpec, attention: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
-    let uniform = |a: &AttentionSpec, b: &AttentionSpec| (a.heads, a.kv_heads) == (b.heads, b.kv_heads);
-    if attention.windows(2).any(|pair| matches!(pair, [a, b] if !uniform(a, b))) {
-        return Err(unsupported("recurrences beside attention with heads that differ by layer"));
-    }
-    if attention.iter().any(|a| a.window.is_some()) || spec.layers.iter().any(|l| l.latent().is_some()) {
-        return Err(unsupported("recurrences beside windows or latent attention"));
-    }
-    let first_delta = spec.layers.iter().find_map(LayerSpec::delta);
-    let first_conv = spec.layers.iter().find_map(LayerSpec::conv);
-    let known = |layer: &LayerSpec| {
-        let mixers = (layer.attention(), layer.delta(), layer.conv());
-        match mixers {
-            (Some(_), None, None) => true,
-            (None, delta @ Some(_), None) => delta == first_delta && first_conv.is_none(),
-            (None, None, conv @ Some(_)) => conv == first_conv && first_delta.is_none(),
-            _ => false,
+/// How queries grow with their position.
+fn growth(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
+    let growing = layers.iter().find_map(|a| Some((a, a.temperature?)));
+    if let Some(Growth { beta, period, .. }) = keys.family.growth {
+        let own = growing.map_or((0.0, period), |(_, own)| (own.beta, own.period));
+        if own != (narrow(beta), period) {
+            keys.f32(&FIELDS.temperature, own.0);
+            keys.u32(&FIELDS.temperature_period, own.1);
         }
-    };
-    if !spec.layers.iter().all(known) {
-        return Err(unsupported("layers without attention of this kind"));
+        return Ok(());
     }
-    if let Some(delta) = first_delta {
-        keys.u32(&FIELDS.delta_kernel, delta.conv_kernel);
-        keys.u32(&FIELDS.delta_key_dim, delta.key_dim);
-        keys.u32(&FIELDS.delta_key_heads, delta.key_heads);
-        keys.u32(&FIELDS.delta_value_heads, delta.value_heads);
-        keys.u32(&FIELDS.delta_inner, delta.values());
-        let recurrent: Vec<bool> = spec.layers.iter().map(|layer| layer.delta().is_some()).collect();
-        let period = |every: &usize| {
-            let has_attention = |layer: usize| (layer + 1).is_multiple_of(*every);
-            recurrent.iter().enumerate().all(|(layer, recurrent)| *recurrent != has_attention(layer))
-        };
-        if let Some(every) = (1..=recurrent.len()).find(period) {
-            keys.u32(&FIELDS.attention_every, every);
+    let Some((attention, Temperature { beta, period, .. })) = growing else { return Ok(()) };
+    keys.f32(&FIELDS.temperature, beta);
+    let of_rope = attention.rope.as_ref().is_some_and(|rope| match rope.scaling {
+        RopeScaling::Yarn { original_context, .. } => original_context == period,
+        _ => false,
+    });
+    match of_rope {
+        true => Ok(()),
+        false => Err(unsupported("queries that grow over another length than that of YaRN")),
+    }
+}
+
+/// Refuses a model that lacks what readers of its family's files expect and no key can deny.
+fn unstated(spec: &ModelSpec, keys: &Keys) -> Result<()> {
+    let mut attention = spec.layers.iter().enumerate().filter_map(|(i, layer)| Some((i, layer.attention()?)));
+    if let RopeLayers::AllButEvery(period) = keys.family.rope_layers {
+        let usual = |(layer, a): (usize, &AttentionSpec)| a.rope.is_some() == ((layer + 1) % period != 0);
+        if !attention.by_ref().all(usual) {
+            return Err(unsupported("layers without a rope that are others than usual"));
         }
-        keys.add(&FIELDS.recurrent_layers, Value::Array(Array::Bool(recurrent)));
     }
-    if let Some(conv) = first_conv {
-        keys.u32(&FIELDS.conv_kernel, conv.kernel);
+    let halved = |moe: &MoeSpec| moe.shared_scale.to_bits() != 1.0_f32.to_bits();
+    if spec.layers.iter().filter_map(LayerSpec::moe).any(|moe| halved(moe) != keys.family.averages) {
+        return Err(unsupported("sums of routed and shared experts that are others than usual"));
+    }
+    if let QkNormKind::PlainAfterRope { but_of } = keys.family.qk_norm {
+        let experts = spec.layers.iter().find_map(LayerSpec::moe).map_or(0, |moe| moe.experts);
+        let normed = spec.attention_layers().any(|a| a.qk_norm != QkNorm::None);
+        if normed == (u64::try_from(experts) == Ok(but_of)) {
+            return Err(unsupported("norms of queries and keys that are others than usual"));
+        }
     }
     Ok(())
 }
 
 /// The width of heads, or two: one of layers without a window, and one of layers with a window.
 fn head_widths(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
-    let of = |windowed: bool| -> Result<Option<usize>> {
-        let mut widths = layers.iter().filter(|a| a.window.is_some() == windowed).map(|a| a.head_dim);
+    let of = |windowed: bool| -> Result<Option<(usize, usize)>> {
+        let alike = layers.iter().filter(|a| a.window.is_some() == windowed);
+        let mut widths = alike.map(|a| (a.head_dim, a.value_dim));
         let first = widths.next();
         match widths.all(|width| Some(width) == first) {
             true => Ok(first),
@@ -225,12 +198,12 @@ fn head_widths(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
         }
     };
     let (full, local) = (of(false)?, of(true)?);
-    let Some(width) = full.or(local) else { return Ok(()) };
+    let Some((width, of_values)) = full.or(local) else { return Ok(()) };
     keys.u32(&FIELDS.head_dim, width);
-    keys.u32(&FIELDS.value_dim, width);
-    if let Some(local) = local.filter(|&local| local != width) {
-        keys.u32(&FIELDS.local_head_dim, local);
-        keys.u32(&FIELDS.local_value_dim, local);
+    keys.u32(&FIELDS.value_dim, of_values);
+    if let Some((width, of_values)) = local.filter(|&local| local != (width, of_values)) {
+        keys.u32(&FIELDS.local_head_dim, width);
+        keys.u32(&FIELDS.local_value_dim, of_values);
     }
     Ok(())
 }
@@ -263,116 +236,18 @@ fn ropes(layers: &[&AttentionSpec], keys: &mut Keys) -> Result<()> {
     }
 }
 
-/// Latent attention, whose cache files describe in one of two forms: by heads where keys and values have one
-/// matrix, else as attention with one key head.
-fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
-    if spec.layers.iter().any(|layer| layer.latent() != Some(latent)) {
-        return Err(unsupported("layers with different latent attention"));
-    }
-    if latent.indexer.is_some() {
-        return Err(unsupported("sparse attention"));
-    }
-    let (attention, whole) = (&latent.attention, latent.query_dim());
-    keys.u32(&FIELDS.heads, attention.heads);
-    keys.u32(&FIELDS.kv_rank, latent.rank);
-    if let Some(rank) = latent.query_rank {
-        keys.u32(&FIELDS.query_rank, rank);
-    }
-    if latent.split {
-        keys.u32(&FIELDS.kv_heads, 1);
-        keys.u32(&FIELDS.head_dim, attention.head_dim);
-        keys.u32(&FIELDS.value_dim, latent.rank);
-        keys.u32(&FIELDS.latent_key_dim, whole);
-        keys.u32(&FIELDS.latent_value_dim, latent.value_dim);
-    } else {
-        keys.u32(&FIELDS.kv_heads, attention.heads);
-        keys.u32(&FIELDS.head_dim, whole);
-        keys.u32(&FIELDS.value_dim, latent.value_dim);
-    }
-    let rope = attention.rope.as_ref().ok_or_else(|| unsupported("latent attention without positions"))?;
-    if rope.pairing != keys.family.gguf_pairing {
-        return Err(unsupported("latent attention whose rotated pairs are halves"));
-    }
-    match rope.scaling {
-        RopeScaling::None => rope_keys(rope, keys),
-        RopeScaling::Yarn { attention_factor, factor, .. } => {
-            if attention_factor.to_bits() != 1.0_f32.to_bits() {
-                return Err(unsupported("latent attention with a factor on rotated parts"));
-            }
-            let mut neutral = rope.scaling.clone();
-            if let RopeScaling::Yarn { attention_factor, .. } = &mut neutral {
-                *attention_factor = yarn_magnitude(factor);
-            }
-            rope_keys(&RopeSpec { scaling: neutral, ..rope.clone() }, keys)?;
-            let width = f64::from(u32::try_from(whole).unwrap_or(u32::MAX)).sqrt();
-            let magnitude = (f64::from(attention.scale) * width).sqrt();
-            let per_log = (magnitude - 1.0) / f64::from(factor).ln().max(f64::MIN_POSITIVE);
-            keys.f32_unless(&FIELDS.yarn_log_multiplier, narrow(per_log), 0.0);
-            Ok(())
-        }
-        _ => Err(unsupported("latent attention with this scaling of the rope")),
-    }
-}
-
-fn rope_keys(rope: &RopeSpec, keys: &mut Keys) -> Result<()> {
-    keys.f32(&FIELDS.rope_theta, rope.theta);
-    keys.u32(&FIELDS.rope_dim, rope.dim);
-    let mut kind = |name: &str| keys.add(&FIELDS.rope_kind, Value::Str(name.into()));
-    match &rope.scaling {
-        // Divisors are a tensor; see `convert`.
-        RopeScaling::None | RopeScaling::Llama3 { .. } | RopeScaling::Factors { .. } => {}
-        RopeScaling::Linear { factor } => {
-            kind("linear");
-            keys.f32(&FIELDS.rope_factor, *factor);
-        }
-        RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, attention_factor, truncate } => {
-            kind("yarn");
-            // Other readers know no such key; they do what the family's models need.
-            if *truncate != keys.family.yarn_truncate {
-                keys.add(&FIELDS.rope_truncate, Value::Bool(*truncate));
-            }
-            keys.f32(&FIELDS.rope_factor, *factor);
-            keys.u32(&FIELDS.rope_original_context, *original_context);
-            keys.f32(&FIELDS.rope_beta_fast, *beta_fast);
-            keys.f32(&FIELDS.rope_beta_slow, *beta_slow);
-            if attention_factor.to_bits() == 1.0f32.to_bits() && *factor > 1.0 {
-                // Both factors of DeepSeek's form, which cancel each other.
-                keys.f32(&FIELDS.yarn_log_multiplier, 1.0);
-            } else {
-                let own = yarn_magnitude(*factor);
-                keys.f32_unless(&FIELDS.rope_attention_factor, attention_factor / own, 1.0);
-            }
-        }
-        RopeScaling::LongRope { short_factor, long_factor, .. }
-            if short_factor.to_bits() != long_factor.to_bits() =>
-        {
-            return Err(unsupported("LongRoPE with different attention factors for short and long contexts"));
-        }
-        RopeScaling::LongRope { original_context, long_factor, .. } => {
-            kind("longrope");
-            keys.u32(&FIELDS.rope_original_context, *original_context);
-            keys.f32(&FIELDS.rope_attention_factor, *long_factor);
-        }
-    }
-    Ok(())
-}
-
-/// What readers of GGUF multiply a YaRN attention factor with (arXiv 2309.00071, equation 22).
-pub(crate) fn yarn_magnitude(factor: f32) -> f32 {
-    narrow(0.1 * f64::from(factor).ln().max(0.0) + 1.0)
-}
-
 fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
     let dense = spec.layers.iter().find_map(|layer| layer.mlp().map(|mlp| mlp.d_ff));
     let moe = spec.layers.iter().find_map(LayerSpec::moe);
-    // Readers take the width of the dense layers for a layer that has experts alone.
-    let width = |layer: &LayerSpec| {
-        let own = layer.mlp().map(|mlp| mlp.d_ff).or(dense);
-        own.or(layer.moe().map(|moe| moe.expert.d_ff))
+    // Readers take the width of the dense layers for a layer that has experts alone. One without a
+    // feed-forward block has none.
+    let width = |layer: &LayerSpec| match (layer.mlp(), layer.moe()) {
+        (Some(mlp), _) => mlp.d_ff,
+        (None, Some(moe)) => dense.unwrap_or(moe.expert.d_ff),
+        (None, None) => 0,
     };
-    if let Some(widths) = spec.layers.iter().map(width).collect::<Option<Vec<_>>>() {
-        keys.per_layer(&FIELDS.d_ff, &widths);
-    }
+    keys.per_layer(&FIELDS.d_ff, &spec.layers.iter().map(width).collect::<Vec<_>>());
+    bounds(spec, keys);
     if let Some(moe) = moe {
         experts(moe, keys);
         if let Some((adjugate, scale)) = spec.layers.iter().find_map(LayerSpec::adjugate) {
@@ -395,7 +270,8 @@ fn experts(moe: &MoeSpec, keys: &mut Keys) {
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = moe.shared {
         shared(mlp.d_ff, moe.expert.d_ff, keys);
     }
-    keys.f32_unless(&FIELDS.router_scale, moe.router.scale, 1.0);
+    // Readers of families that average halve the weights by themselves.
+    keys.f32_unless(&FIELDS.router_scale, moe.router.scale / moe.shared_scale, 1.0);
     match moe.router.select {
         Select::SoftmaxTopK { renormalise, .. } => keys.add(&FIELDS.renormalise, Value::Bool(renormalise)),
         Select::Scored { scoring, groups, renormalise, .. } => {
@@ -438,10 +314,37 @@ fn shared(width: usize, expert: usize, keys: &mut Keys) {
     }
 }
 
+/// Bounds of activations by layer, of experts and of shared or dense blocks; 0 for none.
+fn bounds(spec: &ModelSpec, keys: &mut Keys) {
+    if !keys.family.bounded {
+        return;
+    }
+    let of = |mlp: Option<&MlpSpec>| match mlp.map(|mlp| mlp.activation) {
+        Some(Activation::ClampedSilu { limit } | Activation::BoundedSilu { limit }) => limit,
+        _ => 0.0,
+    };
+    let shared = |layer: &LayerSpec| match layer.moe().map(|moe| &moe.shared) {
+        Some(SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp)) => of(Some(mlp)),
+        _ => of(layer.mlp()),
+    };
+    let routed: Vec<f32> = spec.layers.iter().map(|layer| of(layer.moe().map(|moe| &moe.expert))).collect();
+    let beside: Vec<f32> = spec.layers.iter().map(shared).collect();
+    for (row, values) in [(&FIELDS.expert_bounds, routed), (&FIELDS.shared_bounds, beside)] {
+        if values.iter().any(|&limit| limit > 0.0) {
+            keys.add(row, Value::Array(Array::F32(values)));
+        }
+    }
+}
+
 /// Which layers have experts.
 fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
+    if keys.family.gguf_sparse_step {
+        let sparse: Vec<bool> = spec.layers.iter().map(|layer| layer.moe().is_some()).collect();
+        let every = |step: &usize| (0..sparse.len()).all(|i| sparse.get(i) == Some(&((i + 1) % step == 0)));
+        keys.u32(&FIELDS.sparse_step, (1..=sparse.len()).find(every).unwrap_or(1));
+    }
     let leading = spec.layers.iter().take_while(|layer| layer.moe().is_none()).count();
-    if leading > 0 {
+    if leading > 0 && spec.layers.iter().skip(leading).all(|layer| layer.moe().is_some()) {
         keys.u32(&FIELDS.leading_dense, leading);
     }
 }
@@ -458,16 +361,4 @@ fn residual_scale(spec: &ModelSpec) -> Result<f32> {
     } else {
         Err(unsupported("branches that join with different factors"))
     }
-}
-
-fn unsupported(feature: &str) -> LoadError {
-    LoadError::Unsupported {
-        path: "GGUF metadata".into(),
-        feature: feature.into(),
-        hint: "no GGUF key describes it".into(),
-    }
-}
-
-fn small(value: usize) -> u32 {
-    u32::try_from(value).expect("the lowering bounds every size far below 2^32")
 }

@@ -438,38 +438,100 @@ impl SafeValues<'_> {
 /// # Panics
 /// If the number of values differs from the shape, or a name occurs twice.
 pub fn write_safetensors(path: &Path, tensors: &[(&str, SafeTensor<'_>)], sources: &[&Path]) -> Result<()> {
-    let mut header = serde_json::Map::new();
-    let mut end = 0_u64;
-    for (name, tensor) in tensors {
-        assert_eq!(
-            tensor.shape.iter().product::<u64>(),
-            tensor.values.len(),
-            "{name}: shape and values disagree"
-        );
-        let (start, dtype) = (end, tensor.values.dtype());
-        end += 4 * tensor.values.len();
-        let entry =
-            serde_json::json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        assert!(header.insert((*name).to_owned(), entry).is_none(), "{name} occurs twice");
-    }
-    let mut text = serde_json::Value::Object(header).to_string();
-    // Spaces after the header keep the values aligned for readers that map the file.
-    while !text.len().is_multiple_of(8) {
-        text.push(' ');
-    }
-    let mut file = PartialFile::create(path, sources)?;
-    file.write(&len_u64(text.len()).to_le_bytes())?;
-    file.write(text.as_bytes())?;
+    let header: Vec<SafeHeader<'_>> = tensors
+        .iter()
+        .map(|&(name, tensor)| {
+            let values: u64 = tensor.shape.iter().product();
+            assert_eq!(values, tensor.values.len(), "{name}: shape and values disagree");
+            SafeHeader { name, dtype: tensor.values.dtype(), shape: tensor.shape, bytes: 4 * values }
+        })
+        .collect();
+    let mut file = SafeWriter::create(path, &header, sources)?;
     for (_, tensor) in tensors {
         match tensor.values {
             SafeValues::F32(values) => write_values(&mut file, values)?,
             SafeValues::I32(values) => write_values(&mut file, values)?,
         }
     }
-    file.commit()
+    file.finish()
 }
 
-fn write_values<T: Scalar>(file: &mut PartialFile, values: &[T]) -> Result<()> {
+/// What the header of a file says of a tensor.
+#[derive(Debug, Clone, Copy)]
+pub struct SafeHeader<'a> {
+    /// As readers look it up.
+    pub name: &'a str,
+    /// The type of its values, as the format calls it: `F32`, `BF16`.
+    pub dtype: &'static str,
+    /// Its shape, outermost dimension first.
+    pub shape: &'a [u64],
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// A safetensors file that is being written, tensor after tensor. It appears complete or not at all.
+#[derive(Debug)]
+pub struct SafeWriter {
+    file: PartialFile,
+    /// Bytes of tensors that are not written yet.
+    left: u64,
+}
+
+impl SafeWriter {
+    /// Begins the file with its header.
+    ///
+    /// # Errors
+    /// As [`write_safetensors`].
+    ///
+    /// # Panics
+    /// If a name occurs twice.
+    pub fn create(path: &Path, tensors: &[SafeHeader<'_>], sources: &[&Path]) -> Result<Self> {
+        let mut header = serde_json::Map::new();
+        let mut end = 0_u64;
+        for SafeHeader { name, dtype, shape, bytes } in tensors {
+            let start = end;
+            end += bytes;
+            let entry = serde_json::json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+            assert!(header.insert((*name).to_owned(), entry).is_none(), "{name} occurs twice");
+        }
+        let mut text = serde_json::Value::Object(header).to_string();
+        // Spaces after the header keep the values aligned for readers that map the file.
+        while !text.len().is_multiple_of(8) {
+            text.push(' ');
+        }
+        let mut file = PartialFile::create(path, sources)?;
+        file.write(&len_u64(text.len()).to_le_bytes())?;
+        file.write(text.as_bytes())?;
+        Ok(Self { file, left: end })
+    }
+
+    /// Appends bytes of the tensors, which come in the order of the header.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    ///
+    /// # Panics
+    /// If there are more bytes than the header says.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        let left = self.left.checked_sub(len_u64(bytes.len()));
+        self.left = left.expect("no tensor is longer than the header says");
+        self.file.write(bytes)
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// [`LoadError::Io`].
+    ///
+    /// # Panics
+    /// If tensors are missing.
+    pub fn finish(self) -> Result<()> {
+        assert_eq!(self.left, 0, "every tensor of the header is written");
+        self.file.commit()
+    }
+}
+
+fn write_values<T: Scalar>(file: &mut SafeWriter, values: &[T]) -> Result<()> {
     let mut bytes = Vec::new();
     for chunk in values.chunks(16 << 10) {
         bytes.clear();

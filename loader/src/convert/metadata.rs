@@ -9,6 +9,7 @@ use crate::container::gguf::{ALIGNMENT_KEY, Array, Value};
 use crate::container::packed;
 use crate::error::{LoadError, Result};
 use crate::load::{LoadedModel, Source};
+use crate::text::hints::{BEAMS_KEY, EARLY_KEY};
 use crate::text::tokenizer::{Tokenizer, gguf_metadata};
 use crate::text::{self, TEMPLATE_KEY};
 
@@ -105,6 +106,9 @@ fn sampling(model: &LoadedModel) -> (Entries, Vec<String>) {
         float("top_p", hints.top_p),
         float("min_p", hints.min_p),
         float("penalty_repeat", hints.repetition_penalty),
+        hints.beams.and_then(|n| u32::try_from(n).ok()).map(|n| (BEAMS_KEY.to_owned(), Value::U32(n))),
+        float("length_penalty", hints.length_penalty),
+        hints.early_stopping.then(|| (EARLY_KEY.to_owned(), Value::Bool(true))),
     ];
     (entries.into_iter().flatten().collect(), notices)
 }

@@ -5,8 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::config::find::family_of;
+use crate::error::Result;
 use crate::families::DeltaKind;
-use crate::spec::{DeltaLayout, DeltaOrder, DeltaSpec, ModelSpec, Pairing};
+use crate::spec::{DeltaLayout, DeltaOrder, DeltaSpec, LatentSpec, ModelSpec, Op, Pairing};
 use crate::tensors::roles::{LayerTensor as T, Role};
 
 /// The order of a matrix, or of the numbers of a vector.
@@ -18,6 +19,41 @@ pub(super) enum Order {
     Pairs(RowPairs),
     /// Every row or column of the output by its number in the source.
     Listed(Arc<Listing>),
+    /// Rows are columns of the first rows of each head.
+    Across(Across),
+}
+
+/// The first `width` of the `of_head` rows of each head, transposed: `[rank, width]` from `[width, rank]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Across {
+    of_head: usize,
+    width: usize,
+    rank: usize,
+}
+
+impl Across {
+    /// The heads that rows of the output belong to.
+    fn heads(&self, rows: &Range<usize>) -> Range<usize> {
+        rows.start / self.rank..rows.end.div_ceil(self.rank)
+    }
+
+    /// The numbers of `rows` of the output; `read` gives those of rows of the source, in ascending order.
+    pub fn values(
+        &self,
+        rows: &Range<usize>,
+        mut read: impl FnMut(Range<usize>) -> Result<Vec<f32>>,
+    ) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(rows.len() * self.width);
+        for head in self.heads(rows) {
+            let first = head * self.of_head;
+            let source = read(first..first + self.width)?;
+            let own = head * self.rank..(head + 1) * self.rank;
+            for row in own.start.max(rows.start)..own.end.min(rows.end) {
+                out.extend(source.iter().skip(row - own.start).step_by(self.rank));
+            }
+        }
+        Ok(out)
+    }
 }
 
 /// Rows of Q and K whose rope pairs are reordered from halves to neighbours.
@@ -56,21 +92,31 @@ impl Order {
 
     /// Whether columns are reordered.
     pub fn moves_columns(&self) -> bool {
-        matches!(self, Self::Listed(listing) if !listing.columns.is_empty())
+        match self {
+            Self::Listed(listing) => !listing.columns.is_empty(),
+            Self::Across(_) => true,
+            Self::Same | Self::Pairs(_) => false,
+        }
     }
 
     /// The source row for `row` of the output.
     pub fn source(&self, row: usize) -> usize {
         match self {
-            Self::Same => row,
+            Self::Same | Self::Across(_) => row,
             Self::Pairs(pairs) => pairs.source(row),
             Self::Listed(listing) => listing.rows.get(row).copied().unwrap_or(row),
         }
     }
 
+    /// Columns of the output of a source with `cols` columns.
+    pub fn columns(&self, cols: usize) -> usize {
+        if let Self::Across(across) = self { across.width } else { cols }
+    }
+
     /// Rows of the output of a source with `all` rows.
     pub fn count(&self, all: usize) -> usize {
         match self {
+            Self::Across(across) => all / across.of_head * across.rank,
             Self::Listed(listing) if !listing.rows.is_empty() && all > 1 => listing.rows.len(),
             _ => all,
         }
@@ -84,6 +130,10 @@ impl Order {
                 rows.start / head_dim * head_dim..rows.end.next_multiple_of(*head_dim).min(all)
             }
             Self::Listed(listing) if !listing.rows.is_empty() => 0..all,
+            Self::Across(across) => {
+                let heads = across.heads(rows);
+                heads.start * across.of_head..(heads.end * across.of_head).min(all)
+            }
             _ => rows.clone(),
         }
     }
@@ -106,11 +156,15 @@ impl Order {
     }
 }
 
-/// The roles that files have in place of one of the source.
-pub(super) fn written_as(spec: &ModelSpec, role: Role) -> Vec<Role> {
+/// The roles that files have in place of one of the source. Files have the matrix for keys and that for
+/// values apart where a folder, as `folder` says, has them in one.
+pub(super) fn written_as(spec: &ModelSpec, role: Role, folder: bool) -> Vec<Role> {
     match role {
         Role::Layer(layer, T::DeltaByKeyHead) if delta(spec, role).is_some() => {
             vec![Role::Layer(layer, T::DeltaQkv), Role::Layer(layer, T::DeltaGate)]
+        }
+        Role::Layer(layer, T::KvUp) if folder => {
+            vec![Role::Layer(layer, T::KUp), Role::Layer(layer, T::VUp)]
         }
         _ => vec![role],
     }
@@ -123,8 +177,16 @@ pub(super) fn made_from(spec: &ModelSpec, role: Role) -> Role {
         Role::Layer(layer, T::DeltaQkv | T::DeltaGate) if by_key_head => {
             Role::Layer(layer, T::DeltaByKeyHead)
         }
+        Role::Layer(layer, T::KUp | T::VUp) if latent(spec, role).is_some_and(|latent| !latent.split) => {
+            Role::Layer(layer, T::KvUp)
+        }
         _ => role,
     }
+}
+
+fn latent(spec: &ModelSpec, role: Role) -> Option<&LatentSpec> {
+    let Role::Layer(layer, _) = role else { return None };
+    spec.layers.get(layer)?.latent()
 }
 
 fn delta(spec: &ModelSpec, role: Role) -> Option<&DeltaSpec> {
@@ -134,7 +196,16 @@ fn delta(spec: &ModelSpec, role: Role) -> Option<&DeltaSpec> {
 
 /// Whether the source has the logarithms of rates that files have as negative rates.
 pub(super) fn is_logarithm(spec: &ModelSpec, role: Role) -> bool {
-    matches!(role, Role::Layer(_, T::DeltaDecay)) && delta(spec, role).is_some_and(|delta| delta.log_decay)
+    let Role::Layer(layer, T::DeltaDecay | T::SsmDecay) = role else { return false };
+    let branches = spec.layers.get(layer).into_iter().flat_map(|layer| &layer.branches);
+    let mut recurrences = branches.filter_map(|branch| match &branch.op {
+        Op::Delta(delta) => Some(delta.log_decay),
+        Op::Kda(kda) => Some(kda.log_decay),
+        Op::Ssm(ssm) => Some(ssm.log_decay),
+        Op::Selective(selective) => Some(selective.log_decay),
+        _ => None,
+    });
+    recurrences.next().unwrap_or(false)
 }
 
 /// How a role of a file is ordered that is made from a model of `spec`.
@@ -143,8 +214,12 @@ pub(super) fn order_of(spec: &ModelSpec, role: Role) -> Order {
     if let Some(delta) = delta(spec, role) {
         return order_of_delta(spec, delta, tensor);
     }
+    if let Some(latent) = latent(spec, role) {
+        return order_of_latent(latent, tensor);
+    }
     let rotated = matches!(tensor, T::Q | T::K | T::QBias | T::KBias);
     let attention = spec.layers.get(layer).and_then(|layer| layer.attention());
+    // Without a rope no order of rows changes a score.
     let Some((attention, rope)) = attention.and_then(|a| Some((a, a.rope.as_ref()?))) else {
         return Order::Same;
     };
@@ -152,6 +227,19 @@ pub(super) fn order_of(spec: &ModelSpec, role: Role) -> Order {
     match rotated && moves {
         true => Order::Pairs(RowPairs { head_dim: attention.head_dim, rope_dim: rope.dim }),
         false => Order::Same,
+    }
+}
+
+/// The matrices for keys and for values, out of one that has those of each head one after the other.
+fn order_of_latent(latent: &LatentSpec, tensor: T) -> Order {
+    let (width, of_head) = (latent.nope, latent.nope + latent.value_dim);
+    match tensor {
+        T::KUp if !latent.split => Order::Across(Across { of_head, width, rank: latent.rank }),
+        T::VUp if !latent.split => {
+            let of = |head: usize| head * of_head + width..(head + 1) * of_head;
+            Order::rows((0..latent.attention.heads).flat_map(of).collect())
+        }
+        _ => Order::Same,
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use moelten_quant::Format;
 
 use super::order::{Order, is_logarithm, order_of, written_as};
+use super::shapes::dimensions;
 use super::source::{bank, first_expert, first_path, is_router};
 use crate::container::catalog::{Storage, TensorInfo};
 use crate::container::gguf::GgmlType;
@@ -58,6 +59,8 @@ pub(super) enum Values {
     Record { layer: usize, expert: usize, encode: bool },
     /// Numbers of the spec.
     Numbers(Vec<f32>),
+    /// Whole numbers of the source.
+    Integers(Vec<i32>),
 }
 
 impl Output {
@@ -98,11 +101,11 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     };
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
-    // Whole numbers are copied. Folders that have some cannot be written.
-    out.extend(tensors.integers().map(|(_, tensor)| Output::copy(tensor)));
+    out.extend(tensors.integers().map(|(role, _)| integers(model, role)).collect::<Result<Vec<_>>>()?);
     let mut written = HashSet::new();
+    let folder = matches!(model.source, Source::Hf { .. });
     let roles = tensors.dense().flat_map(|(role, matrix)| {
-        written_as(spec, role).into_iter().map(move |output| (output, role, matrix))
+        written_as(spec, role, folder).into_iter().map(move |output| (output, role, matrix))
     });
     for (role, source, matrix) in roles {
         let rule = names.of(role).next().expect("every role has a name");
@@ -115,7 +118,8 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
             None if tensors.is_centred(role) => numbers(spec, role, tensors.vector(role)?),
             None if is_logarithm(spec, role) => {
                 let rates: Vec<f32> = tensors.vector(role)?.into_iter().map(|log| -log.exp()).collect();
-                numbers(spec, role, order_of(spec, role).of_vector(&rates))
+                let rates = order_of(spec, role).of_vector(&rates);
+                shaped(spec, role, rates, dimensions(spec, role, matrix.rows, matrix.cols))
             }
             None => dense_output(model, (role, source), matrix, choose)?,
         });
@@ -169,8 +173,15 @@ fn dense_output(
     let exact = (vector && !router) || (router && !chosen.is_float());
     let format = if exact { Format::F32 } else { chosen };
     let order = order_of(&model.spec, role);
-    let rows = len_u64(order.count(matrix.rows));
-    let shape = if vector { vec![len_u64(matrix.cols)] } else { vec![rows, len_u64(matrix.cols)] };
+    let cols = order.columns(matrix.cols);
+    // Rows that were columns may not divide into blocks that fit the others.
+    let fits = |format: &Format| format.row_bytes(cols).is_some();
+    let format = match order.moves_columns() {
+        true => [format, Format::Q8_0].into_iter().find(fits).unwrap_or(Format::F16),
+        false => format,
+    };
+    let rows = if vector { 1 } else { order.count(matrix.rows) };
+    let shape = dimensions(&model.spec, role, rows, cols);
     let values = Values::Matrix { role: source, matrix, format, order };
     Output::new(model, role, shape, format, values)
 }
@@ -301,14 +312,29 @@ fn rope_divisors(spec: &ModelSpec) -> Vec<Output> {
     }
 }
 
+/// A tensor of whole numbers, of 32 bits each whatever the source has.
+fn integers(model: &LoadedModel, role: Role) -> Result<Output> {
+    let spec = &model.spec;
+    let Role::Layer(layer, _) = role else { unreachable!("only layers have tables of whole numbers") };
+    let moe = spec.layers.get(layer).and_then(|layer| layer.moe()).expect("a table belongs to experts");
+    let end = u16::try_from(moe.experts).unwrap_or(u16::MAX);
+    let values: Vec<i32> = model.tensors.whole_numbers(role, end)?.into_iter().map(i32::from).collect();
+    let cols = moe.router.select.max_experts();
+    let (name, storage) = (gguf_names(spec).name(role), Storage::Other("I32"));
+    let shape = vec![len_u64(values.len() / cols.max(1)), len_u64(cols)];
+    let plan = TensorPlan { name, storage, shape };
+    Ok(Output { plan, bytes: len_u64(size_of_val(values.as_slice())), values: Values::Integers(values) })
+}
+
 /// A vector of the spec, or one that is computed from the source's.
 fn numbers(spec: &ModelSpec, role: Role, values: Vec<f32>) -> Output {
+    let shape = vec![len_u64(values.len())];
+    shaped(spec, role, values, shape)
+}
+
+fn shaped(spec: &ModelSpec, role: Role, values: Vec<f32>, shape: Vec<u64>) -> Output {
     Output {
-        plan: TensorPlan {
-            name: gguf_names(spec).name(role),
-            storage: Storage::Known(Format::F32),
-            shape: vec![len_u64(values.len())],
-        },
+        plan: TensorPlan { name: gguf_names(spec).name(role), storage: Storage::Known(Format::F32), shape },
         bytes: len_u64(size_of_val(values.as_slice())),
         values: Values::Numbers(values),
     }

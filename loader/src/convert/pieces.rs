@@ -28,7 +28,7 @@ const BYTES_AT_ONCE: u64 = 1 << 20;
 /// The rows of a piece are a multiple of this. The definition of source checksums depends on it too.
 const ROWS_AT_ONCE: usize = 16;
 
-/// So many rows of a source are read at once for rows of the output that need some of them.
+/// Most rows of a source that are read at once for rows of the output that need some of them.
 const MOST_NEAR: usize = 4096;
 
 /// How much errors in the columns of matrices matter.
@@ -109,6 +109,9 @@ impl Maker<'_> {
         let mut out = Vec::new();
         match &output.values {
             Values::Numbers(numbers) => {
+                out.push(Make::Numbers(numbers.iter().flat_map(|number| number.to_le_bytes()).collect()));
+            }
+            Values::Integers(numbers) => {
                 out.push(Make::Numbers(numbers.iter().flat_map(|number| number.to_le_bytes()).collect()));
             }
             Values::Tensor(tensor) => {
@@ -206,9 +209,9 @@ impl Maker<'_> {
             Make::Zeros(len) => len_u64(*len),
             Make::Numbers(bytes) => len_u64(bytes.len()),
             Make::Record { .. } | Make::Bytes(_) => 0,
-            Make::Rows(Rows { matrix, rows, format, .. }) => {
-                let row = format.row_bytes(matrix.cols);
-                len_u64(rows.len() * row.unwrap_or(4 * matrix.cols))
+            Make::Rows(Rows { matrix, rows, format, order, .. }) => {
+                let cols = order.columns(matrix.cols);
+                len_u64(rows.len() * format.row_bytes(cols).unwrap_or(4 * cols))
             }
         };
         made.max(self.window(piece).map_or(0, |window| window.bytes))
@@ -271,6 +274,16 @@ impl Maker<'_> {
             hash.write(&bytes);
             return Ok((of.order.of_vector(&vector), hash.finish()));
         }
+        if let Order::Across(across) = &of.order {
+            let values = across.values(&of.rows, |rows| {
+                let bytes = self.tensors.rows(matrix, rows.clone())?;
+                hash.write(&bytes);
+                let mut values = vec![0.0; rows.len() * cols];
+                moelten_quant::decode(matrix.format, &bytes, &mut values);
+                Ok(values)
+            })?;
+            return Ok((values, hash.finish()));
+        }
         let read = of.order.within(&of.rows, matrix.rows);
         // Rows from all over a matrix are read one by one.
         let near = match read.len() <= of.rows.len().max(MOST_NEAR) {
@@ -300,7 +313,7 @@ impl Maker<'_> {
                 self.tensors.catalog().files().get(of.matrix.file).map_or(Path::new("?"), |f| f.path());
             Err(LoadError::malformed(path, format!("tensor {name}"), fault))
         };
-        let first = if of.matrix.rows == 1 { 0 } else { of.rows.start * of.matrix.cols };
+        let first = if of.matrix.rows == 1 { 0 } else { of.rows.start * of.order.columns(of.matrix.cols) };
         let at = |index: usize| len_u64(first + index);
         let mut bytes = vec![0; values.len() / format.block_len() * format.block_bytes()];
         match encode_weighted(format, values, of.importance.as_deref(), &mut bytes) {
@@ -370,7 +383,8 @@ fn rows(
         let MatrixRef { file, offset, bytes, .. } = matrix;
         return as_they_are(Span { file, offset, bytes }, out);
     };
-    let step = (WEIGHTS_AT_ONCE / matrix.cols.max(1)).max(1).next_multiple_of(ROWS_AT_ONCE);
+    let cols = order.columns(matrix.cols);
+    let step = (WEIGHTS_AT_ONCE / cols.max(1)).max(1).next_multiple_of(ROWS_AT_ONCE);
     let all = order.count(matrix.rows);
     for first in (0..all).step_by(step) {
         let rows = first..all.min(first + step);

@@ -252,7 +252,7 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
         let order = if in_order { order_of(&source.spec, look.role) } else { Order::Same };
         let from = if in_order { made_from(&source.spec, look.role) } else { look.role };
         let matrix = *counterparts.get(&(from, look.expert)).ok_or_else(other_shape)?;
-        if (order.count(matrix.rows), matrix.cols) != (look.matrix.rows, look.matrix.cols) {
+        if (order.count(matrix.rows), order.columns(matrix.cols)) != (look.matrix.rows, look.matrix.cols) {
             return Err(other_shape());
         }
         left.remove(&(from, look.expert));
@@ -332,6 +332,7 @@ impl<'m> Both<'m> {
             let Counterpart { matrix, order, logarithms } = source;
             let mut from = match order {
                 Order::Same => decoded(tensors, matrix, rows.clone())?,
+                Order::Across(across) => across.values(rows, |rows| decoded(tensors, matrix, rows))?,
                 order if matrix.rows == 1 => order.of_vector(&decoded(tensors, matrix, 0..1)?),
                 order => {
                     let mut from = Vec::with_capacity(rows.len() * cols);

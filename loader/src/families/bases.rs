@@ -45,6 +45,7 @@ pub(super) const LLAMA: Family = Family {
     window: WindowRule::AllLayers,
     rope_layers: RopeLayers::All,
     local_rope: LocalRope::Same,
+    distances: false,
     unscaled: false,
     value_norm: false,
     layer_scale: false,
@@ -52,6 +53,7 @@ pub(super) const LLAMA: Family = Family {
     chunk: None,
     growth: None,
     gguf_half_rope: false,
+    gguf_sparse_step: false,
     gate: None,
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
@@ -64,6 +66,7 @@ pub(super) const LLAMA: Family = Family {
     activation: ActivationKind::Named(Activation::Silu),
     bounded: false,
     ungated: false,
+    ungated_experts: false,
     averages: false,
     weighs_inputs: false,
     renormalise: Setting::Fixed(true),
@@ -199,6 +202,15 @@ pub(super) const FUSED_QKV: &[NameRule] = &[
 
 /// GGUF files of some families have gate and up in one tensor.
 pub(super) const FUSED_UP: &[NameRule] = &[
+    half(T::Dense(Gate), "blk.{L}.ffn_up.weight", Rows::FirstHalf),
+    half(T::Dense(Up), "blk.{L}.ffn_up.weight", Rows::SecondHalf),
+];
+
+/// Phi-3: queries, keys and values in one matrix as well.
+pub(super) const FUSED_BOTH: &[NameRule] = &[
+    stacked(T::Q, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::K, "blk.{L}.attn_qkv.weight", QKV),
+    stacked(T::V, "blk.{L}.attn_qkv.weight", QKV),
     half(T::Dense(Gate), "blk.{L}.ffn_up.weight", Rows::FirstHalf),
     half(T::Dense(Up), "blk.{L}.ffn_up.weight", Rows::SecondHalf),
 ];

@@ -72,6 +72,8 @@ pub struct Family {
     pub rope_layers: RopeLayers,
     /// The rope of layers with a window.
     pub local_rope: LocalRope,
+    /// Whether each layer adds numbers of its own for distances to scores (as T5 has them).
+    pub distances: bool,
     /// Whether scores are not scaled, where the file does not say how.
     pub unscaled: bool,
     /// Whether values have a norm.
@@ -87,6 +89,8 @@ pub struct Family {
     pub growth: Option<Growth>,
     /// Whether layers without a window rotate half of what GGUF files say.
     pub gguf_half_rope: bool,
+    /// Whether readers of GGUF files ask of how many layers one has experts.
+    pub gguf_sparse_step: bool,
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
     /// Whether the embedding is multiplied with the root of its width.
@@ -111,6 +115,8 @@ pub struct Family {
     pub bounded: bool,
     /// Whether these blocks have no gate.
     pub ungated: bool,
+    /// Whether routed experts have no gate, whatever dense blocks have.
+    pub ungated_experts: bool,
     /// Whether the sum of routed and shared experts is halved, where the file does not say.
     pub averages: bool,
     /// Whether weights are multiplied with inputs of experts.

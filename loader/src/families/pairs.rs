@@ -1,11 +1,12 @@
-//! Families of encoder-decoders: T5, Switch-Transformer, M2M100, NLLB-MoE. Data only, no functions. It must
-//! not know the table.
+//! Families of encoder-decoders: T5, Switch-Transformer, M2M100, NLLB-MoE. Data only. It must not know the
+//! table.
 
 use super::bases::LLAMA;
 use super::family::{Family, NormKind, PairKind, PairPositions, Setting, SparseLayers};
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Cross, Ffn, Mixer};
 use crate::spec::{Pairing, Purpose};
+use crate::tensors::joined::joined;
 use crate::tensors::roles::Stack::{Decoder, Encoder};
 use crate::tensors::roles::{LayerTensor as T, NameRule, Role, of_stack, top};
 
@@ -48,7 +49,7 @@ pub(super) const M2M100: Family = Family {
     gguf_arch: "m2m100",
     gguf_pairing: Pairing::Split,
     gguf_names: GGUF,
-    folder_names: M2M_FOLDER,
+    folder_names: &M2M_FOLDER,
     norm: NormKind::Layer,
     pair: Some(PAIR_OF_M2M),
     embed_root: Setting::Default(true),
@@ -63,7 +64,7 @@ pub(super) const NLLB_MOE: Family = Family {
     label: "nllb-moe",
     hf_types: &["nllb-moe"],
     gguf_arch: "nllb-moe",
-    folder_names: NLLB_FOLDER,
+    folder_names: &NLLB_FOLDER,
     expert_bias: true,
     pair: Some(PairKind { experts_used: 2, ..PAIR_OF_M2M }),
     ..M2M100
@@ -226,8 +227,8 @@ const T5_FOLDER: &[NameRule] = &[
     of_stack(Decoder, T::Experts(Down), "decoder.block.{L}.layer.2.mlp.experts.expert_{E}.wo.weight"),
 ];
 
-/// M2M100.
-const M2M_FOLDER: &[NameRule] = &[
+/// What M2M100 and NLLB-MoE call the same.
+const M2M_SHARED: [NameRule; 28] = [
     top(Role::Embed, "model.shared.weight"),
     top(Role::Embed, "model.encoder.embed_tokens.weight"),
     top(Role::Embed, "model.decoder.embed_tokens.weight"),
@@ -246,12 +247,6 @@ const M2M_FOLDER: &[NameRule] = &[
     of_stack(Encoder, T::VBias, "model.encoder.layers.{L}.self_attn.v_proj.bias"),
     of_stack(Encoder, T::O, "model.encoder.layers.{L}.self_attn.out_proj.weight"),
     of_stack(Encoder, T::OBias, "model.encoder.layers.{L}.self_attn.out_proj.bias"),
-    of_stack(Encoder, T::PreNorm(Ffn), "model.encoder.layers.{L}.final_layer_norm.weight"),
-    of_stack(Encoder, T::PreNormBias(Ffn), "model.encoder.layers.{L}.final_layer_norm.bias"),
-    of_stack(Encoder, T::Dense(Up), "model.encoder.layers.{L}.fc1.weight"),
-    of_stack(Encoder, T::DenseBias(Up), "model.encoder.layers.{L}.fc1.bias"),
-    of_stack(Encoder, T::Dense(Down), "model.encoder.layers.{L}.fc2.weight"),
-    of_stack(Encoder, T::DenseBias(Down), "model.encoder.layers.{L}.fc2.bias"),
     of_stack(Decoder, T::PreNorm(Mixer), "model.decoder.layers.{L}.self_attn_layer_norm.weight"),
     of_stack(Decoder, T::PreNormBias(Mixer), "model.decoder.layers.{L}.self_attn_layer_norm.bias"),
     of_stack(Decoder, T::Q, "model.decoder.layers.{L}.self_attn.q_proj.weight"),
@@ -262,6 +257,16 @@ const M2M_FOLDER: &[NameRule] = &[
     of_stack(Decoder, T::VBias, "model.decoder.layers.{L}.self_attn.v_proj.bias"),
     of_stack(Decoder, T::O, "model.decoder.layers.{L}.self_attn.out_proj.weight"),
     of_stack(Decoder, T::OBias, "model.decoder.layers.{L}.self_attn.out_proj.bias"),
+];
+
+/// What M2M100 calls otherwise.
+const M2M_OWN: [NameRule; 22] = [
+    of_stack(Encoder, T::PreNorm(Ffn), "model.encoder.layers.{L}.final_layer_norm.weight"),
+    of_stack(Encoder, T::PreNormBias(Ffn), "model.encoder.layers.{L}.final_layer_norm.bias"),
+    of_stack(Encoder, T::Dense(Up), "model.encoder.layers.{L}.fc1.weight"),
+    of_stack(Encoder, T::DenseBias(Up), "model.encoder.layers.{L}.fc1.bias"),
+    of_stack(Encoder, T::Dense(Down), "model.encoder.layers.{L}.fc2.weight"),
+    of_stack(Encoder, T::DenseBias(Down), "model.encoder.layers.{L}.fc2.bias"),
     of_stack(Decoder, T::PreNorm(Cross), "model.decoder.layers.{L}.encoder_attn_layer_norm.weight"),
     of_stack(Decoder, T::PreNormBias(Cross), "model.decoder.layers.{L}.encoder_attn_layer_norm.bias"),
     of_stack(Decoder, T::CrossQ, "model.decoder.layers.{L}.encoder_attn.q_proj.weight"),
@@ -280,26 +285,8 @@ const M2M_FOLDER: &[NameRule] = &[
     of_stack(Decoder, T::DenseBias(Down), "model.decoder.layers.{L}.fc2.bias"),
 ];
 
-/// NLLB-MoE.
-const NLLB_FOLDER: &[NameRule] = &[
-    top(Role::Embed, "model.shared.weight"),
-    top(Role::Embed, "model.encoder.embed_tokens.weight"),
-    top(Role::Embed, "model.decoder.embed_tokens.weight"),
-    top(Role::EncoderNorm, "model.encoder.layer_norm.weight"),
-    top(Role::EncoderNormBias, "model.encoder.layer_norm.bias"),
-    top(Role::FinalNorm, "model.decoder.layer_norm.weight"),
-    top(Role::FinalNormBias, "model.decoder.layer_norm.bias"),
-    top(Role::Head, "lm_head.weight"),
-    of_stack(Encoder, T::PreNorm(Mixer), "model.encoder.layers.{L}.self_attn_layer_norm.weight"),
-    of_stack(Encoder, T::PreNormBias(Mixer), "model.encoder.layers.{L}.self_attn_layer_norm.bias"),
-    of_stack(Encoder, T::Q, "model.encoder.layers.{L}.self_attn.q_proj.weight"),
-    of_stack(Encoder, T::QBias, "model.encoder.layers.{L}.self_attn.q_proj.bias"),
-    of_stack(Encoder, T::K, "model.encoder.layers.{L}.self_attn.k_proj.weight"),
-    of_stack(Encoder, T::KBias, "model.encoder.layers.{L}.self_attn.k_proj.bias"),
-    of_stack(Encoder, T::V, "model.encoder.layers.{L}.self_attn.v_proj.weight"),
-    of_stack(Encoder, T::VBias, "model.encoder.layers.{L}.self_attn.v_proj.bias"),
-    of_stack(Encoder, T::O, "model.encoder.layers.{L}.self_attn.out_proj.weight"),
-    of_stack(Encoder, T::OBias, "model.encoder.layers.{L}.self_attn.out_proj.bias"),
+/// What NLLB-MoE calls otherwise.
+const NLLB_OWN: [NameRule; 34] = [
     of_stack(Encoder, T::PreNorm(Ffn), "model.encoder.layers.{L}.ff_layer_norm.weight"),
     of_stack(Encoder, T::PreNormBias(Ffn), "model.encoder.layers.{L}.ff_layer_norm.bias"),
     of_stack(Encoder, T::Dense(Up), "model.encoder.layers.{L}.ffn.fc1.weight"),
@@ -312,16 +299,6 @@ const NLLB_FOLDER: &[NameRule] = &[
     of_stack(Encoder, T::ExpertsBias(Up), "model.encoder.layers.{L}.ffn.experts.expert_{E}.fc1.bias"),
     of_stack(Encoder, T::Experts(Down), "model.encoder.layers.{L}.ffn.experts.expert_{E}.fc2.weight"),
     of_stack(Encoder, T::ExpertsBias(Down), "model.encoder.layers.{L}.ffn.experts.expert_{E}.fc2.bias"),
-    of_stack(Decoder, T::PreNorm(Mixer), "model.decoder.layers.{L}.self_attn_layer_norm.weight"),
-    of_stack(Decoder, T::PreNormBias(Mixer), "model.decoder.layers.{L}.self_attn_layer_norm.bias"),
-    of_stack(Decoder, T::Q, "model.decoder.layers.{L}.self_attn.q_proj.weight"),
-    of_stack(Decoder, T::QBias, "model.decoder.layers.{L}.self_attn.q_proj.bias"),
-    of_stack(Decoder, T::K, "model.decoder.layers.{L}.self_attn.k_proj.weight"),
-    of_stack(Decoder, T::KBias, "model.decoder.layers.{L}.self_attn.k_proj.bias"),
-    of_stack(Decoder, T::V, "model.decoder.layers.{L}.self_attn.v_proj.weight"),
-    of_stack(Decoder, T::VBias, "model.decoder.layers.{L}.self_attn.v_proj.bias"),
-    of_stack(Decoder, T::O, "model.decoder.layers.{L}.self_attn.out_proj.weight"),
-    of_stack(Decoder, T::OBias, "model.decoder.layers.{L}.self_attn.out_proj.bias"),
     of_stack(Decoder, T::PreNorm(Cross), "model.decoder.layers.{L}.cross_attention_layer_norm.weight"),
     of_stack(Decoder, T::PreNormBias(Cross), "model.decoder.layers.{L}.cross_attention_layer_norm.bias"),
     of_stack(Decoder, T::CrossQ, "model.decoder.layers.{L}.cross_attention.q_proj.weight"),
@@ -345,3 +322,6 @@ const NLLB_FOLDER: &[NameRule] = &[
     of_stack(Decoder, T::Experts(Down), "model.decoder.layers.{L}.ffn.experts.expert_{E}.fc2.weight"),
     of_stack(Decoder, T::ExpertsBias(Down), "model.decoder.layers.{L}.ffn.experts.expert_{E}.fc2.bias"),
 ];
+
+const M2M_FOLDER: [NameRule; 50] = joined(M2M_SHARED, M2M_OWN);
+const NLLB_FOLDER: [NameRule; 62] = joined(M2M_SHARED, NLLB_OWN);

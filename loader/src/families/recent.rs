@@ -76,6 +76,7 @@ pub(super) const LLAMA4: Family = Family {
     folder_pairing: Pairing::Adjacent,
     folder_names: LLAMA4_FOLDER,
     gguf_arch: "llama4",
+    gguf_sparse_step: true,
     qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
     chunk: Some(8192),
     growth: Some(Growth { beta: 0.1, period: 8192, offset: 1 }),
@@ -174,6 +175,29 @@ pub(super) const DSMOE: Family = Family {
     activation: ActivationKind::Named(Activation::GeluTanh),
     ungated: true,
     default_eps: 1e-5,
+    ..LLAMA
+};
+
+/// GLaM (arXiv 2112.06905): experts of two matrices in every other layer, dense blocks with a gate, distances
+/// in place of positions. No weights were released; names and fields are those of `docs/models.md`.
+pub(super) const GLAM: Family = Family {
+    label: "glam",
+    hf_types: &["glam"],
+    folder_names: &[
+        layer(T::RelativeBias, "model.layers.{L}.self_attn.relative_attention_bias.weight"),
+        layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.mlp.experts.up_proj.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj.weight"),
+    ],
+    gguf_arch: "glam",
+    gguf_pairing: Pairing::Split,
+    rope_layers: RopeLayers::None,
+    distances: true,
+    qkv_bias: Setting::Fixed(false),
+    out_bias: Setting::Fixed(false),
+    activation: ActivationKind::Named(Activation::GeluTanh),
+    ungated_experts: true,
+    default_tied: true,
     ..LLAMA
 };
 

@@ -5,8 +5,8 @@
 //! folders, the GGUF specification and real file headers for the GGUF architecture names.
 
 use super::bases::{
-    COHERE2, DEEPSEEK3, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA, NORM_AFTER_ATTENTION,
-    OLMO2, QWEN2, QWEN3, QWEN3NEXT,
+    COHERE2, DEEPSEEK3, FUSED_BOTH, FUSED_QKV, FUSED_UP, GEMMA2, GEMMA4, GLM4MOE, LFM2, LLAMA,
+    NORM_AFTER_ATTENTION, OLMO2, QWEN2, QWEN3, QWEN3NEXT,
 };
 use super::deepseek4::DEEPSEEK4;
 use super::family::{
@@ -16,7 +16,7 @@ use super::family::{
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
 use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5};
 use super::recent::{
-    COHERE2MOE, DEEPSEEK32, DSMOE, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
+    COHERE2MOE, DEEPSEEK32, DSMOE, GLAM, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -132,6 +132,7 @@ pub const FAMILIES: &[Family] = &[
     GROVEMOE,
     JETMOE,
     DSMOE,
+    GLAM,
     JAMBA,
     KIMI_LINEAR,
     BAILING_HYBRID,
@@ -238,6 +239,7 @@ pub const FAMILIES: &[Family] = &[
         label: "ernie4.5moe",
         hf_types: &["ernie4_5_moe"],
         gguf_arch: "ernie4_5-moe",
+        gguf_sparse_step: true,
         gguf_pairing: Pairing::Adjacent,
         folder_pairing: Pairing::Adjacent,
         out_bias: Setting::Default(false),
@@ -430,7 +432,7 @@ pub const FAMILIES: &[Family] = &[
         folder_names: PHI3_FOLDER,
         gguf_arch: "phi3",
         gguf_pairing: Pairing::Split,
-        gguf_names: FUSED_UP,
+        gguf_names: FUSED_BOTH,
         default_eps: 1e-5,
         ..LLAMA
     },

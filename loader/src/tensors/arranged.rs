@@ -14,12 +14,15 @@ use moelten_quant::Format;
 
 use crate::io::made::{MakeBuffers, Recipe, Sources};
 use crate::io::pieces::PAGE;
+use crate::tensors::turned::{Columns, TILE};
 
 /// Bytes of a source that are read at a time, unless a row is longer.
 const READ: usize = 1 << 20;
 
 /// A row of a source with more bytes is read in part where only a part is wanted.
 const PART_FROM: usize = 8192;
+/// The most columns that are turned at once.
+const TURNED: usize = 1024;
 
 /// The type of E4M3 numbers in safetensors files.
 pub(super) const EIGHTS: &str = "F8_E4M3";
@@ -49,7 +52,7 @@ pub(super) enum Along {
 /// How the source stores its numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Stored {
-    /// Floats of so many bytes, as in the output.
+    /// Floats of this many bytes each, as in the output.
     Floats(usize),
     /// E4M3 numbers and scales for blocks of them.
     Scaled(Grid),
@@ -305,8 +308,8 @@ fn along_columns(
     let whole = rows.len() == unit.rows || unit.rows * size <= PART_FROM;
     let (first_line, lines) = if whole { (0, unit.rows) } else { (wanted.start, wanted.len()) };
     // Blocks of 32 columns are written at once.
-    let step = (READ / (unit.rows * size).max(1)).next_multiple_of(32).max(32);
-    let mut gathered = Vec::new();
+    let step = (READ / (unit.rows * size).max(1)).next_multiple_of(32).clamp(32, TURNED);
+    let (mut gathered, mut turned) = (Vec::new(), Vec::new());
     for first in (0..unit.cols).step_by(step) {
         let some = first..unit.cols.min(first + step);
         let place =
@@ -321,28 +324,27 @@ fn along_columns(
             }
             &gathered
         };
-        for line in wanted.clone() {
-            let row = unit.row_of(line);
-            if !rows.contains(&row) {
-                continue;
-            }
-            let to = &mut out[(row - rows.start) * row_bytes..][..row_bytes];
-            let in_column = (line - first_line) * size;
-            let numbers_of = bytes.chunks_exact(lines * size).map(|column| &column[in_column..][..size]);
-            match unit.stored {
-                Stored::Floats(_) => {
-                    for (to, from) in to[some.start * size..].chunks_exact_mut(size).zip(numbers_of) {
-                        to.copy_from_slice(from);
+        let columns = Columns { bytes, of_column: lines * size, count: some.len() };
+        for tile in wanted.clone().step_by(TILE) {
+            let tile = tile..wanted.end.min(tile + TILE);
+            columns.lines(tile.start - first_line..tile.end - first_line, size, &mut turned);
+            for (line, numbers_of) in tile.zip(turned.chunks_exact(some.len() * size)) {
+                let row = unit.row_of(line);
+                if !rows.contains(&row) {
+                    continue;
+                }
+                let to = &mut out[(row - rows.start) * row_bytes..][..row_bytes];
+                match unit.stored {
+                    Stored::Floats(_) => to[some.start * size..some.end * size].copy_from_slice(numbers_of),
+                    Stored::Scaled(grid) => {
+                        let (start, end) =
+                            (bytes_of(unit.format, some.start), bytes_of(unit.format, some.end));
+                        let scale = |column| grid.at(numbers, some.start + column, line);
+                        write_eights(unit.format, numbers_of, scale, &mut to[start..end]);
                     }
-                }
-                Stored::Scaled(grid) => {
-                    let codes: Vec<u8> = numbers_of.flatten().copied().collect();
-                    let (start, end) = (bytes_of(unit.format, some.start), bytes_of(unit.format, some.end));
-                    let scale = |column| grid.at(numbers, some.start + column, line);
-                    write_eights(unit.format, &codes, scale, &mut to[start..end]);
-                }
-                Stored::Fours { .. } | Stored::Apart { .. } => {
-                    return Err(io::ErrorKind::Unsupported.into());
+                    Stored::Fours { .. } | Stored::Apart { .. } => {
+                        return Err(io::ErrorKind::Unsupported.into());
+                    }
                 }
             }
         }

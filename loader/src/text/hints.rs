@@ -9,6 +9,9 @@ use crate::container::gguf::{Metadata, Value as Entry};
 use crate::io::reader::narrow;
 
 const TOP_K_KEY: &str = "general.sampling.top_k";
+/// No other program writes these two.
+pub(crate) const BEAMS_KEY: &str = "general.sampling.beams";
+pub(crate) const EARLY_KEY: &str = "general.sampling.early_stopping";
 
 /// Sampling values that the model's files recommend; `None` where they have none.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,7 +28,16 @@ pub struct SamplingHints {
     pub min_p: Option<f32>,
     /// Divisor of the logits of tokens that occurred before (arXiv 1909.05858), above 0 and at most 100.
     pub repetition_penalty: Option<f32>,
+    /// Beams of a search for the best answer, 2 to [`MOST_BEAMS`].
+    pub beams: Option<usize>,
+    /// Exponent of the length in its scores, -100 to 100.
+    pub length_penalty: Option<f32>,
+    /// Whether it ends with the first answers.
+    pub early_stopping: bool,
 }
+
+/// The most beams of a search.
+pub const MOST_BEAMS: usize = 64;
 
 /// The hottest temperature and the strongest penalty.
 const STRONGEST: f32 = 100.0;
@@ -56,6 +68,16 @@ impl Advice<'_> {
         Some(used)
     }
 
+    /// The beams of a search; `None` for a single one, which is none.
+    fn beams(&mut self, name: &str, beams: u64) -> Option<usize> {
+        let used = usize::try_from(beams).unwrap_or(usize::MAX).min(MOST_BEAMS);
+        if u64::try_from(used) != Ok(beams) {
+            let path = self.path.display();
+            self.notices.push(format!("{path}: {name} = {beams} is out of range; {used} is used"));
+        }
+        (used > 1).then_some(used)
+    }
+
     fn ignored(&mut self, name: &str, found: &str) {
         let path = self.path.display();
         self.notices.push(format!("{path}: {name} = {found} is not a value for sampling; ignored"));
@@ -80,6 +102,9 @@ impl Advice<'_> {
             top_p: number(names.top_p, LEAST, 1.0),
             min_p: number(names.min_p, 0.0, BELOW_ONE),
             repetition_penalty: number(names.repetition_penalty, LEAST, STRONGEST),
+            length_penalty: number(names.length_penalty, -STRONGEST, STRONGEST),
+            beams: None,
+            early_stopping: false,
         }
     }
 }
@@ -92,6 +117,7 @@ struct Names {
     top_p: &'static str,
     min_p: &'static str,
     repetition_penalty: &'static str,
+    length_penalty: &'static str,
 }
 
 /// The values of `general.sampling.*`; what cannot be used is said in `notices`.
@@ -114,6 +140,7 @@ pub(super) fn of_metadata(metadata: &Metadata, notices: &mut Vec<String>) -> Sam
         top_p: "general.sampling.top_p",
         min_p: "general.sampling.min_p",
         repetition_penalty: "general.sampling.penalty_repeat",
+        length_penalty: "general.sampling.length_penalty",
     };
     let mut value = |advice: &mut Advice<'_>, key: &str| match metadata.f32(key) {
         Ok(value) => value,
@@ -122,7 +149,16 @@ pub(super) fn of_metadata(metadata: &Metadata, notices: &mut Vec<String>) -> Sam
             None
         }
     };
-    advice.all(false, top_k, &mut value, names)
+    let hints = advice.all(false, top_k, &mut value, names);
+    let beams = metadata.get(BEAMS_KEY).and_then(|found| match metadata.u64(BEAMS_KEY) {
+        Ok(beams) => beams.and_then(|beams| advice.beams(BEAMS_KEY, beams)),
+        Err(_) => {
+            advice.ignored(BEAMS_KEY, &shown(found));
+            None
+        }
+    });
+    let early_stopping = matches!(metadata.get(EARLY_KEY), Some(Entry::Bool(true)));
+    SamplingHints { beams, early_stopping, ..hints }
 }
 
 fn shown(entry: &Entry) -> String {
@@ -155,6 +191,7 @@ pub(super) fn of_config(path: &Path, config: &Value, notices: &mut Vec<String>) 
         top_p: "top_p",
         min_p: "min_p",
         repetition_penalty: "repetition_penalty",
+        length_penalty: "length_penalty",
     };
     let mut value = |advice: &mut Advice<'_>, key: &str| {
         let value = found(key)?;
@@ -164,7 +201,23 @@ pub(super) fn of_config(path: &Path, config: &Value, notices: &mut Vec<String>) 
         }
         number
     };
-    advice.all(greedy, top_k, &mut value, names)
+    let hints = advice.all(greedy, top_k, &mut value, names);
+    let beams = found("num_beams").and_then(|value| match value.as_u64() {
+        Some(beams) => advice.beams("num_beams", beams),
+        None => {
+            advice.ignored("num_beams", &value.to_string());
+            None
+        }
+    });
+    let early_stopping = match found("early_stopping") {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Bool(true)) => true,
+        Some(other) => {
+            advice.ignored("early_stopping", &other.to_string());
+            false
+        }
+    };
+    SamplingHints { beams, early_stopping, ..hints }
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod markup;
 mod open;
 mod pre;
 mod split;
+mod spm;
 mod stages;
 mod stream;
 

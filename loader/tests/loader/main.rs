@@ -14,6 +14,7 @@ mod durability;
 mod encode_memory;
 mod from_the_wild;
 mod imatrix;
+mod m2m100;
 mod meter;
 mod real;
 mod recent;

@@ -88,7 +88,7 @@ enum Did {
 #[derive(Debug, Default)]
 pub struct Recorder {
     steps: Mutex<Vec<(PathBuf, Did)>>,
-    /// Once there are so many, all others are refused; 0: none is.
+    /// Once there are this many, all others are refused; 0: none is.
     pub most: AtomicUsize,
 }
 

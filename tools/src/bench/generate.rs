@@ -286,7 +286,7 @@ impl Random {
     }
 
     /// A uniformly distributed number of `range`.
-    fn within(&mut self, range: &RangeInclusive<f32>) -> f32 {
+    pub fn within(&mut self, range: &RangeInclusive<f32>) -> f32 {
         range.start() + (range.end() - range.start()) * ((self.next() >> 40) as f32 / (1u32 << 24) as f32)
     }
 }

@@ -25,19 +25,20 @@ const NAMED: [&str; 6] = [
 ];
 
 /// The named shapes that are configurations.
-const CONFIGS: [&str; 7] = [
+const CONFIGS: [&str; 8] = [
     include_str!("../../shapes/qwen3.5-35b-a3b.json"),
     include_str!("../../shapes/glm-4.7-flash.json"),
     include_str!("../../shapes/lfm2-8b-a1b.json"),
     include_str!("../../shapes/gemma-4-26b-a4b.json"),
     include_str!("../../shapes/nemotron-3-nano.json"),
+    include_str!("../../shapes/switch-base-8.json"),
     include_str!("../../shapes/switch-base-128.json"),
     include_str!("../../shapes/nllb-moe-54b.json"),
 ];
 
 /// Their names.
-const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano, \
-                            switch-base-128, nllb-moe-54b";
+pub const CONFIG_NAMES: &str = "qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, \
+                                nemotron-3-nano, switch-base-8, switch-base-128, nllb-moe-54b";
 
 /// Largest shape file in bytes; usual ones have a few hundred.
 const FILE_MAX: u64 = 1 << 16;
@@ -59,18 +60,24 @@ pub struct FoundShape {
 /// # Errors
 /// Unknown names, files that cannot be read, invalid dimensions.
 pub fn found(argument: &str, layers: Option<usize>) -> anyhow::Result<FoundShape> {
-    let named = CONFIGS.iter().map(|text| from_config("config.json", text));
-    for shape in named {
-        let shape = shape?;
-        if shape.name == argument {
-            return cut(shape, layers);
-        }
-    }
-    if argument.ends_with(".json") {
-        return cut(from_config(argument, &read(Path::new(argument))?)?, layers);
+    if let Some(text) = configuration(argument)? {
+        return cut(from_config(argument, &text)?, layers);
     }
     let shape = Shape::find(argument, layers)?;
     Ok(FoundShape { spec: shape.spec(), name: shape.name, approximated: shape.approximated })
+}
+
+/// The `config.json` of a shape that is one, or in the file `argument`. `None` for other names.
+///
+/// # Errors
+/// Files that cannot be read.
+pub fn configuration(argument: &str) -> anyhow::Result<Option<String>> {
+    let named = CONFIG_NAMES.split(", ").zip(CONFIGS).find(|(name, _)| *name == argument);
+    match named {
+        Some((_, text)) => Ok(Some(text.to_owned())),
+        None if argument.ends_with(".json") => read(Path::new(argument)).map(Some),
+        None => Ok(None),
+    }
 }
 
 /// The shape with its first layers.
@@ -364,6 +371,8 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use moelten_engine::KvFormat;
+    use moelten_engine::plan::context::state_bytes;
 
     #[test]
     fn named_shapes_are_sound() {
@@ -386,6 +395,31 @@ mod tests {
             .map(|layer| layer.attention().unwrap().window)
             .collect();
         assert_eq!(windows, [Some(128), None, Some(128)]);
+    }
+
+    /// The table of what contexts take in memory, in `docs/memory.md`.
+    #[test]
+    fn contexts_take_what_the_documentation_says() {
+        let documented = include_str!("../../../docs/memory.md");
+        let names = [
+            "mixtral-8x7b",
+            "qwen3-30b-a3b",
+            "olmoe",
+            "gpt-oss-20b",
+            "gemma-4-26b-a4b",
+            "glm-4.7-flash",
+            "qwen3.5-35b-a3b",
+            "nemotron-3-nano",
+            "lfm2-8b-a1b",
+        ];
+        let rows = names.map(|name| {
+            let spec = found(name, None).unwrap().spec;
+            let mib = |tokens| state_bytes(&spec, tokens, KvFormat::F16) as f64 / f64::from(1 << 20);
+            let sizes = [8 << 10, 32 << 10, 128 << 10].map(|tokens| format!("{:.0}", mib(tokens)));
+            format!("| {name} | {} |", sizes.join(" | "))
+        });
+        let table = rows.join("\n");
+        assert!(documented.contains(&table), "the table is\n{table}");
     }
 
     #[test]

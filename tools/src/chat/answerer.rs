@@ -22,8 +22,9 @@ use crate::bench::traffic::Traffic;
 use crate::chat::headers::Headers;
 use crate::chat::language::Language;
 use crate::exit::CommandError;
+use crate::health::running::{self, Running};
 use crate::models;
-use crate::open::{self, SessionArgs};
+use crate::open::{self, SessionArgs, kept};
 use crate::report::earlier::{self, Machine, ModelKey, Pace};
 use crate::report::memory_words;
 use crate::signals::Polling;
@@ -38,6 +39,7 @@ pub struct Answerer {
     machine: Machine,
     /// Bytes of weights that a token reads.
     token_bytes: f64,
+    running: Option<Running>,
 }
 
 /// Facts about a model for people. Texts are unfiltered.
@@ -110,6 +112,8 @@ impl Answerer {
         let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, options.compute().kv());
         let token_bytes = traffic.token_bytes(&loaded.spec);
         if let Some(tell) = &mut tell {
+            let ended = running::ended_by_force(true);
+            ended.into_iter().for_each(|line| tell(Tone::Warning, format!("warning: {line}")));
             let plan = options.plan(&loaded)?;
             let before = memory_words::before_start(options, &loaded, &plan)?;
             (limits, speed) = (before.limits, before.speed);
@@ -118,6 +122,7 @@ impl Answerer {
         check_stop()?;
         let format = models::weight_type(&loaded);
         let key = ModelKey::of(&loaded.tensors);
+        let mut running = Running::begin(&name);
         let model = options.model(runtime, loaded.spec, loaded.tensors, cancel)?;
         check_stop()?;
         if let (Some(tell), Some(line)) = (tell, memory_words::after_start(&model)) {
@@ -127,6 +132,7 @@ impl Answerer {
         let compute_text = format!("{threads} threads, {}", runtime.isa().name());
         let (session, why) = options.session(&Arc::clone(&model))?;
         let plan = model.plan();
+        running.iter_mut().for_each(|running| running.opened(plan.budget));
         let card = ModelCard {
             kind: format!("{family} {format}"),
             bytes: file_bytes,
@@ -152,7 +158,7 @@ impl Answerer {
         let routed: f64 = traffic.routed_bytes(model.spec()).iter().sum();
         let token_bytes = (traffic.dense.bytes + traffic.head.bytes) as f64 + routed;
         let machine = Machine::of(runtime);
-        Ok(Self { session, language: Arc::new(language), about, key, machine, token_bytes })
+        Ok(Self { session, language: Arc::new(language), about, key, machine, token_bytes, running })
     }
 
     /// Facts for people.
@@ -235,13 +241,15 @@ impl Answerer {
         params: &GenerateParams,
         on_event: &mut dyn FnMut(Event) -> ControlFlow<()>,
     ) -> Result<Answer, EngineError> {
+        let running = &mut self.running;
         let answer =
             self.session.generate(&self.language.tokenizer, prompt, params, cancel, &mut |event| {
+                running.iter_mut().for_each(Running::look);
                 if on_event(event).is_break() {
                     cancel.cancel();
                 }
             })?;
-        if let Some(pace) = Pace::of(&answer.stats, self.token_bytes) {
+        if let Some(pace) = Pace::of(&answer.stats, self.token_bytes).filter(|_| kept::keeps()) {
             let plan = self.session.model().plan();
             // Without a record the next forecast is an estimate, which it says.
             let _ = earlier::keep(&self.key, &self.machine, plan, &pace);

@@ -11,7 +11,7 @@ use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::runtime::memory;
 use moelten_loader::io::give_back;
 use moelten_tui::chat::{
-    Backend, Counters, Facts, Failure, NotSwitched, PreviousModel, Request, Switched, Tell,
+    Backend, Counters, Facts, Failure, NotSwitched, PreviousModel, Request, Switched, Tell, TellProgress,
 };
 use moelten_tui::screen::{ModelSearch, SearchStep};
 use moelten_tui::terminal::Tone;
@@ -25,7 +25,7 @@ use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};
 use crate::models::{ModelInspector, Places};
 use crate::open::{self, SessionArgs};
-use crate::report::{forecast, memory_words};
+use crate::report::{forecast, memory_words, waiting};
 use crate::signals::Polling;
 
 /// A conversation is counted to its end up to this many times the context.
@@ -241,6 +241,10 @@ impl Backend for ChatBackend {
             }
         }
         Err(not_switched(&error, PreviousModel::Reopened))
+    }
+
+    fn tell_progress(&mut self, tell: TellProgress) {
+        waiting::show_on_screen(tell);
     }
 
     fn counters(&self) -> Counters {

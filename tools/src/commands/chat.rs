@@ -22,7 +22,7 @@ use crate::config;
 use crate::exit::{self, CommandError};
 use crate::last_model;
 use crate::open::SessionArgs;
-use crate::open::builtin;
+use crate::open::{builtin, kept};
 use crate::signals::{self, Polling};
 
 /// Chat with a model
@@ -48,7 +48,7 @@ pub struct ChatArgs {
     /// Terminal background [default: MOELTEN_THEME, what the terminal reports, or dark]
     #[arg(long, value_name = "BACKGROUND", env = "MOELTEN_THEME")]
     theme: Option<ThemeArg>,
-    /// Save neither the input history nor the conversation
+    /// Save nothing of this chat: neither the input history nor the conversation nor its speed
     #[arg(long)]
     no_history: bool,
     /// Print more: the seed, and characters that the vocabulary lacks
@@ -107,6 +107,9 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let saves = !args.no_history && interactive();
+    if args.no_history {
+        kept::keep_nothing();
+    }
     let files = kept();
     let last = if args.go_on { Some(last_conversation(&files)?) } else { None };
     let model = match (&args.model, &last) {

@@ -1,5 +1,6 @@
 //! `moelten config`: each setting, its value and where that comes from; and changes of the file.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,7 +17,8 @@ use crate::{output, parse};
 /// Show all settings with their values and where they come from, or change one
 ///
 /// An option counts more than an environment variable, that more than the configuration file, and the file
-/// more than the default. MOELTEN_CONFIG names another file.
+/// more than the default. `moelten config -- --ram 8G` shows what holds with options of `chat`. MOELTEN_CONFIG
+/// names another file.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct ConfigArgs {
@@ -25,6 +27,9 @@ pub struct ConfigArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Options of `chat`, to see what holds with them
+    #[arg(last = true, value_name = "OPTIONS")]
+    options: Vec<OsString>,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -50,9 +55,9 @@ enum Action {
 struct Setting {
     key: &'static Key,
     value: String,
-    /// `variable`, `file` or `default`.
+    /// `option`, `variable`, `file` or `default`.
     source: &'static str,
-    /// The name of the variable or of the file.
+    /// The name of the option, of the variable or of the file.
     of: Option<String>,
 }
 
@@ -67,7 +72,7 @@ pub fn run(args: ConfigArgs, whole: Command) -> anyhow::Result<()> {
         Some(Action::Path) => {
             Ok(writeln!(io::stdout(), "{}", filter::clean_line(&path.display().to_string()))?)
         }
-        None => show(config::load()?, &path, args.json, whole),
+        None => show(config::load()?, &path, &args, whole),
     }
 }
 
@@ -104,11 +109,16 @@ fn check(key: &Key, value: &str, whole: &Command) -> anyhow::Result<()> {
     }
 }
 
-fn show(config: &Config, path: &Path, as_json: bool, whole: Command) -> anyhow::Result<()> {
-    let matches = parse::matches(whole, &["moelten".into(), "chat".into()])?;
+fn show(config: &Config, path: &Path, args: &ConfigArgs, whole: Command) -> anyhow::Result<()> {
+    let chat = ["moelten".into(), "chat".into()];
+    let line: Vec<OsString> = chat.into_iter().chain(args.options.iter().cloned()).collect();
+    let matches = parse::matches(whole, &line).map_err(|error| {
+        let text = error.render().to_string();
+        CommandError::Usage(text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned())
+    })?;
     let chat = matches.subcommand_matches("chat").unwrap_or(&matches);
     let settings: Vec<Setting> = KEYS.iter().map(|key| Setting::now(key, config, path, chat)).collect();
-    if as_json {
+    if args.json {
         let all: serde_json::Map<String, Value> =
             settings.iter().map(|setting| (setting.key.name.to_owned(), setting.json())).collect();
         return Ok(output::answer(&json!({ "file": path.display().to_string(), "settings": all }))?);
@@ -118,8 +128,10 @@ fn show(config: &Config, path: &Path, as_json: bool, whole: Command) -> anyhow::
     writeln!(out, "{}", filter::clean_line(&format!("file {}{exists}\n", path.display())))?;
     let widest = settings.iter().map(|setting| setting.value.chars().count()).max().unwrap_or(0).min(40);
     for Setting { key, value, source, of } in &settings {
-        let of =
-            of.as_ref().filter(|_| *source == "variable").map_or_else(String::new, |of| format!(" {of}"));
+        let of = of
+            .as_ref()
+            .filter(|_| matches!(*source, "variable" | "option"))
+            .map_or_else(String::new, |of| format!(" {of}"));
         let line = format!("  {:<15} {value:<widest$}  {source}{of}", key.name);
         writeln!(out, "{}", filter::clean_line(&line))?;
     }
@@ -144,6 +156,18 @@ impl Setting {
             Some(ValueSource::EnvVariable) => {
                 let name = key.variable.unwrap_or_default();
                 setting(std::env::var(name).unwrap_or_default(), "variable", Some(name.to_owned()))
+            }
+            Some(ValueSource::CommandLine) => {
+                let name = format!("--{}", key.arg.replace('_', "-"));
+                let value = match key.kind {
+                    Kind::Switch => "true".to_owned(),
+                    Kind::Opposite => "false".to_owned(),
+                    Kind::Value | Kind::Folders => {
+                        let given = chat.get_raw(key.arg).into_iter().flatten().next();
+                        given.map_or_else(String::new, |value| value.to_string_lossy().into_owned())
+                    }
+                };
+                setting(value, "option", Some(name))
             }
             _ => of_file().unwrap_or_else(default),
         }

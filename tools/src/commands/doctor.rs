@@ -1,5 +1,5 @@
-//! `moelten doctor`: processor, threads, memory and instruction set tiers of this machine, their measured
-//! speed and which is used; on request the speed of a file's disk.
+//! `moelten doctor`: processor, threads, memory, what slows the machine down, and its instruction set tiers
+//! with their measured speed and which is used; on request the speed of a file's disk.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -14,13 +14,15 @@ use serde_json::{Value, json};
 
 use crate::bench::limits::{self, TIER_FORMAT, TIER_TOKENS, TierSpeed};
 use crate::bench::loops::SEVERAL;
+use crate::health::Health;
+use crate::models::Places;
 use crate::open::loops::{self, Loops};
 use crate::output;
 use crate::report::gpu::{self, FoundGpu};
 use crate::report::page;
 use crate::report::progress::bytes;
 
-/// Show cores, memory, and instruction sets with their measured speed
+/// Show cores, memory, what slows this machine down, and instruction sets with their measured speed
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
     /// Measure the disk that this large file is on, e.g. a model
@@ -45,6 +47,7 @@ struct Findings {
     int8_tops: f64,
     disk: Option<Result<f64, String>>,
     gpus: Vec<FoundGpu>,
+    health: Health,
 }
 
 struct MemoryFindings {
@@ -59,10 +62,12 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
     let system = System::here();
     let pick = Isa::from_env().map_err(moelten_engine::EngineError::from)?;
     Notes::detect().line(Tone::Dim, "measuring, a few seconds");
+    let places = || Places::here().folders().into_iter().map(PathBuf::from).collect();
+    let health = Health::look(&system, &args.disk.as_ref().map_or_else(places, |file| vec![file.clone()]));
     let plan = ThreadPlan::here(None, Pin::Auto)?;
     let pool = Pool::new(plan.clone())?;
     let kernels = Kernels::for_isa(pick).expect("the tier was checked to be available");
-    let findings = Findings {
+    let mut findings = Findings {
         cpu: system.field("proc/cpuinfo", "model name"),
         topology: Topology::detect(),
         plan,
@@ -80,7 +85,9 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         int8_tops: limits::int8(&pool, kernels),
         disk: args.disk.as_deref().map(|path| limits::disk(Some(path))),
         gpus: gpu::found(kernels),
+        health,
     };
+    findings.health.after_measuring(&system);
     if args.json {
         output::answer(&findings.json())?;
     } else {
@@ -102,6 +109,7 @@ impl Findings {
     fn text(&self) -> Result<String, std::fmt::Error> {
         let mut out = String::new();
         let unknown = || "unknown".to_owned();
+        writeln!(out, "version     {}", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "processor   {}", self.cpu.as_deref().unwrap_or("unknown"))?;
         if let Some(topology) = &self.topology {
             writeln!(out, "cores       {}", cores(topology))?;
@@ -123,6 +131,9 @@ impl Findings {
             _ => "unknown",
         };
         writeln!(out, "huge pages  {huge}")?;
+        for (name, words) in self.health.lines() {
+            writeln!(out, "{name:12}{words}")?;
+        }
         writeln!(
             out,
             "limits      {:.1} GB/s RAM, {:.2} int8 TOP/s with all threads",
@@ -218,6 +229,7 @@ impl Findings {
             })
         });
         json!({
+            "version": env!("CARGO_PKG_VERSION"),
             "cpu": self.cpu,
             "cores": cores,
             "threads": self.plan.threads,
@@ -241,6 +253,7 @@ impl Findings {
                     "pick": row.pick.name(),
                 })).collect::<Vec<_>>(),
             },
+            "health": self.health.json(),
             "gpus": self.gpus.iter().map(FoundGpu::json).collect::<Vec<_>>(),
             "limits": {
                 "ram_gb_per_s": self.ram_gb_per_s,

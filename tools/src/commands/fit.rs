@@ -262,7 +262,9 @@ impl Report<'_> {
                 "\nno chat template: `moelten run --no-template` continues texts, `chat` refuses it"
             )?;
         }
-        if let Some(line) = memory_words::tight(self.loaded, &self.plan) {
+        let streams = memory_words::streams(&self.plan);
+        let place = memory_words::slow_place(self.loaded).filter(|_| streams);
+        for line in memory_words::tight(self.loaded, &self.plan).into_iter().chain(place) {
             writeln!(out, "\n{line}")?;
         }
         Ok(out)

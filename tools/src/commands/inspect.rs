@@ -121,26 +121,13 @@ fn scalar(value: &Value) -> String {
 }
 
 fn elements(array: &Array) -> String {
-    fn list<T: std::fmt::Debug>(values: &[T]) -> String {
-        let shown: Vec<String> =
-            values.iter().take(ELEMENTS_SHOWN).map(|v| shortened(&format!("{v:?}"))).collect();
-        let more = if values.len() > ELEMENTS_SHOWN { ", ..." } else { "" };
-        format!("[{}{more}] ({} elements)", shown.join(", "), values.len())
-    }
-    match array {
-        Array::U8(v) => list(v),
-        Array::I8(v) => list(v),
-        Array::U16(v) => list(v),
-        Array::I16(v) => list(v),
-        Array::U32(v) => list(v),
-        Array::I32(v) => list(v),
-        Array::U64(v) => list(v),
-        Array::I64(v) => list(v),
-        Array::F32(v) => list(v),
-        Array::F64(v) => list(v),
-        Array::Bool(v) => list(v),
-        Array::Str(v) => list(v),
-    }
+    let element = |value: Value| match value {
+        Value::Str(text) => shortened(&format!("{text:?}")),
+        other => scalar(&other),
+    };
+    let shown: Vec<String> = array.values().take(ELEMENTS_SHOWN).map(element).collect();
+    let more = if array.len() > ELEMENTS_SHOWN { ", ..." } else { "" };
+    format!("[{}{more}] ({} elements)", shown.join(", "), array.len())
 }
 
 /// The lowered spec; consecutive equal layers share a line.

@@ -1,7 +1,9 @@
 //! `moelten logits`: a text's logits and chosen experts as a safetensors file, for comparison with other
 //! engines. The file's layout is stable: `input_ids` i32 `[T]`, `logits` f32 `[T, vocab]`, `router.L` i32
 //! `[T, k]` for the experts of layer L, `router.attn.L` for its attention experts and `router.adjugate.L` for
-//! its adjugate experts. Tokens with fewer than k experts have -1 behind them.
+//! its adjugate experts. Tokens with fewer than k experts have -1 behind them. Of a model with an encoder
+//! there are `source_ids` as well; `router.enc.L` has the experts of these, `router.dec.L` those of
+//! `input_ids`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,7 @@ use moelten_engine::Routing;
 use moelten_engine::Sequence;
 use moelten_engine::plan::SequenceOptions;
 use moelten_loader::container::safetensors::{SafeTensor, SafeValues, write_safetensors};
+use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{BankKey, BankKind, BankSpec, ModelSpec};
 use moelten_loader::text::TextSide;
 use serde_json::json;
@@ -30,6 +33,9 @@ pub struct LogitsArgs {
     /// Token ids, as 5,7,9
     #[arg(long, value_delimiter = ',', required_unless_present = "text", conflicts_with = "text")]
     ids: Vec<u32>,
+    /// Token ids that the encoder reads, in models that have one; --ids are what the decoder writes then
+    #[arg(long, value_delimiter = ',', conflicts_with = "text")]
+    source: Vec<u32>,
     /// Text; BOS comes first if the model's tokenizer adds one
     #[arg(long)]
     text: Option<String>,
@@ -56,17 +62,11 @@ impl LogitsArgs {
 /// Runs the command.
 pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
-    open::decoder_alone(&loaded, "logits")?;
+    check_source(&loaded.spec, &args.source)?;
     open::mention(&loaded.notices);
     let ids = match &args.text {
         None => args.ids,
-        Some(text) => {
-            let TextSide { tokenizer, notices } = loaded.text()?;
-            open::mention(&notices);
-            let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-            let encode = || tokenizer.encode_text(text);
-            bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect()
-        }
+        Some(text) => ids_of(&loaded, text)?,
     };
     if ids.is_empty() {
         return Err(CommandError::Usage("the text has no tokens".into()).into());
@@ -77,7 +77,7 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let mut routes = Routes::of(&loaded.spec);
     let table = table_bytes(ids.len(), vocab);
     let options = SequenceOptions {
-        context: Some(args.ctx.unwrap_or(ids.len())),
+        context: Some(args.ctx.unwrap_or(ids.len().max(args.source.len()))),
         kv: args.compute.kv.map_or(KvFormat::F32, KvFormat::from),
     };
     let model = args.compute.model(&args.compute.runtime()?, loaded.spec, loaded.tensors, options, table)?;
@@ -88,18 +88,28 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let mut session = Sequence::new(model, options)?;
     let mut logits = Vec::with_capacity(ids.len() * vocab);
     let polling = Polling::begin();
+    if !args.source.is_empty() {
+        session.encode(&args.source, polling.stop(), &mut routes)?;
+    }
     session.append_all(&ids, polling.stop(), &mut routes, &mut |chunk| {
         logits.extend_from_slice(chunk);
         Ok(())
     })?;
-    let input_ids: Vec<i32> = ids.iter().map(|&id| i32::try_from(id)).collect::<Result<_, _>>()?;
+    let signed = |ids: &[u32]| ids.iter().map(|&id| i32::try_from(id)).collect::<Result<Vec<i32>, _>>();
+    let (input_ids, source_ids) = (signed(&ids)?, signed(&args.source)?);
     let tokens = ids.len() as u64;
     let (ids_shape, logits_shape) = ([tokens], [tokens, vocab as u64]);
-    let shapes: Vec<[u64; 2]> = routes.0.iter().map(|bank| [tokens, bank.most as u64]).collect();
+    let source_shape = [source_ids.len() as u64];
+    let shape = |bank: &BankRoutes| [(bank.experts.len() / bank.most.max(1)) as u64, bank.most as u64];
+    let shapes: Vec<[u64; 2]> = routes.0.iter().map(shape).collect();
     let mut tensors = vec![
         ("input_ids", SafeTensor { shape: &ids_shape, values: SafeValues::I32(&input_ids) }),
         ("logits", SafeTensor { shape: &logits_shape, values: SafeValues::F32(&logits) }),
     ];
+    if !source_ids.is_empty() {
+        let source = SafeTensor { shape: &source_shape, values: SafeValues::I32(&source_ids) };
+        tensors.push(("source_ids", source));
+    }
     for (BankRoutes { name, experts, .. }, shape) in routes.0.iter().zip(&shapes) {
         tensors.push((name, SafeTensor { shape, values: SafeValues::I32(experts) }));
     }
@@ -117,6 +127,28 @@ pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
         output::answer(&object)?;
     }
     Ok(())
+}
+
+/// The tokens of a text, as its model begins them.
+fn ids_of(loaded: &LoadedModel, text: &str) -> anyhow::Result<Vec<u32>> {
+    let TextSide { tokenizer, notices } = loaded.text()?;
+    open::mention(&notices);
+    let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+    let encode = || tokenizer.encode_text(text);
+    Ok(bos.into_iter().chain(waiting::during("tokenising the text", None, encode)?).collect())
+}
+
+/// Refuses a model with an encoder that is given nothing to read, and one without that is.
+fn check_source(spec: &ModelSpec, source: &[u32]) -> Result<(), CommandError> {
+    let problem = match (spec.encoder, source.is_empty()) {
+        (Some(_), true) => {
+            "this model has an encoder: give the tokens that it reads with --source, and with --ids those that the \
+             decoder writes, its start token first"
+        }
+        (None, false) => "--source is for models with an encoder, which this one has not",
+        _ => return Ok(()),
+    };
+    Err(CommandError::Usage(problem.to_owned()))
 }
 
 /// Bytes of all logits.
@@ -144,7 +176,11 @@ impl Routes {
                 BankKind::Adjugate => "adjugate.",
                 BankKind::Heads => "attn.",
             };
-            let name = format!("router.{kind}{}", key.layer);
+            let name = match spec.encoder {
+                None => format!("router.{kind}{}", key.layer),
+                Some(encoder) if key.layer < encoder.layers => format!("router.enc.{}", key.layer),
+                Some(encoder) => format!("router.dec.{}", key.layer - encoder.layers),
+            };
             BankRoutes { key, name, most: bank.most_per_token, experts: Vec::new() }
         };
         Self(spec.banks().map(bank).collect())

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use moelten_engine::EngineError;
 use moelten_engine::Restored;
 use moelten_engine::api::{
-    Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, StopReason,
+    Answer, CacheStats, CacheUse, Event, GenerateParams, GenerateStats, GpuUse, MemoryUse, StopReason,
 };
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::text::SamplingHints;
@@ -26,7 +26,7 @@ use crate::chat::sampling::SamplingArgs;
 use crate::encdec::{self, Asked, EncoderArgs};
 use crate::exit::CommandError;
 use crate::names;
-use crate::open::{self, SessionArgs};
+use crate::open::{self, SessionArgs, kept};
 use crate::output;
 use crate::report::waiting;
 use crate::signals::Polling;
@@ -57,6 +57,9 @@ pub struct RunArgs {
     /// Keep what was computed of the text in FILE, and start from it the next time the text begins the same
     #[arg(long, value_name = "FILE")]
     prompt_cache: Option<PathBuf>,
+    /// Save nothing of this run, such as its speed for forecasts
+    #[arg(long)]
+    no_history: bool,
     /// Print one JSON object: answer, reason, ids, stats, model, context, seed, notices
     #[arg(long)]
     pub json: bool,
@@ -95,6 +98,9 @@ impl RunArgs {
 /// Runs the command.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let notes = Notes::detect();
+    if args.no_history {
+        kept::keep_nothing();
+    }
     let text = prompt_text(&args, notes)?;
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
@@ -204,12 +210,13 @@ fn encode(
     let about = answerer.about().clone();
     // These models are run with the most likely token, unless their files say otherwise.
     let greedy = about.hints.greedy || about.hints.temperature.is_none();
-    let params = args.sampling.resolve(&SamplingHints { greedy, ..about.hints })?;
+    let mut params = args.sampling.resolve(&SamplingHints { greedy, ..about.hints })?;
+    let beams = args.encoder.search(&about.hints, &mut params)?;
     let seed = params.sampler.seed;
     if args.verbose || notes.terminal && !args.json {
         notes.line(Tone::Dim, &format!("{}: context {}; {}", about.name, about.context, about.compute));
     }
-    if let Some(line) = capacity.filter(|_| !args.json) {
+    for line in capacity.into_iter().chain(beams).filter(|_| !args.json) {
         notes.line(Tone::Dim, &line);
     }
     if !args.json {
@@ -227,7 +234,7 @@ fn encode(
 
 /// Says what of RAM or of a GPU was lost to the answer.
 fn warn_of_losses(stats: &GenerateStats, notes: Notes) {
-    let given_back = stats.cache.map_or(0, |cache| cache.released_bytes);
+    let given_back = stats.memory.released_bytes;
     if given_back > 0 {
         notes.line(Tone::Warning, &figures::given_back(given_back));
     }
@@ -387,7 +394,7 @@ fn numbers(stats: &GenerateStats) -> Value {
         "context_used": stats.context_used,
         "experts_used": stats.experts_used,
         "expert_bytes": stats.expert_bytes,
-        "cache": stats.cache.as_ref().map(cache_numbers),
+        "cache": stats.cache.as_ref().map(|cache| cache_numbers(cache, &stats.memory)),
         "gpu": stats.gpu.as_ref().map(gpu_numbers),
     })
 }
@@ -404,7 +411,7 @@ fn gpu_numbers(gpu: &GpuUse) -> Value {
     })
 }
 
-fn cache_numbers(cache: &CacheStats) -> Value {
+fn cache_numbers(cache: &CacheStats, memory: &MemoryUse) -> Value {
     let part = |part: &CacheUse| {
         json!({
             "hit_rate": part.hit_rate(),
@@ -422,9 +429,10 @@ fn cache_numbers(cache: &CacheStats) -> Value {
     json!({
         "prompt": part(&cache.prompt),
         "answer": part(&cache.answer),
-        "slot_bytes": cache.slot_bytes,
-        "released_bytes": cache.released_bytes,
-        "owned_bytes": cache.owned_bytes,
-        "budget_bytes": cache.budget_bytes,
+        "slot_bytes": memory.slot_bytes,
+        "released_bytes": memory.released_bytes,
+        "owned_bytes": memory.owned_bytes,
+        "mapped_bytes": memory.mapped_bytes,
+        "budget_bytes": memory.budget_bytes,
     })
 }

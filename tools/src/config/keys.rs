@@ -1,5 +1,7 @@
 //! The keys of the configuration file, as data.
 
+use moelten_loader::near::distance;
+
 /// What a value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -86,21 +88,6 @@ fn similar(name: &str) -> Option<&'static str> {
     let near = KEYS.iter().map(|key| (distance(name, key.name), key.name)).min()?;
     let begins = || KEYS.iter().find(|key| key.name.starts_with(name) || name.starts_with(key.name));
     if near.0 <= most { Some(near.1) } else { begins().map(|key| key.name) }
-}
-
-/// Letters to insert, remove or replace (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (index, letter) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (at, other) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(letter != *other);
-            diagonal = row[at + 1];
-            row[at + 1] = replaced.min(row[at] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

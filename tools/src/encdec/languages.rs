@@ -1,5 +1,6 @@
 //! The languages of a translation model: tokens of its vocabulary that name one. It must not know texts.
 
+use moelten_loader::near::distance;
 use moelten_loader::text::tokenizer::{TokenKind, Tokenizer};
 
 use crate::exit::CommandError;
@@ -92,22 +93,6 @@ fn code(piece: &str) -> Option<&str> {
         .then_some(piece)
 }
 
-/// The number of letters that have to be changed, added or left out to make `b` of `a`.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut before = row.first().copied().unwrap_or(0);
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = before + usize::from(x != *y);
-            before = row[j + 1];
-            row[j + 1] = changed.min(before + 1).min(row[j] + 1);
-        }
-    }
-    row.last().copied().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,10 +124,5 @@ mod tests {
             refused(Some("qqqqqqqqq"))
         );
         assert!(refused(None).contains("--to LANGUAGE is missing"), "{}", refused(None));
-    }
-
-    #[test]
-    fn distances_count_changes() {
-        assert_eq!([("a", ""), ("kitten", "sitting"), ("ab", "ab")].map(|(a, b)| distance(a, b)), [1, 3, 0]);
     }
 }

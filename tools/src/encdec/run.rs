@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use moelten_engine::EngineError;
-use moelten_engine::api::{Answer, Event, GenerateParams, StopReason};
+use moelten_engine::api::{Answer, BeamParams, Event, GenerateParams, StopReason};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_loader::spec::{EncoderSpec, ExpertLimit, ModelSpec, Purpose};
 use moelten_loader::text::tokenizer::Tokenizer;
+use moelten_loader::text::{MOST_BEAMS, SamplingHints};
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::Value;
@@ -36,6 +37,10 @@ pub struct EncoderArgs {
     /// How many tokens of a text an expert takes [default: what the model's files say]
     #[arg(long, value_name = "RULE")]
     capacity: Option<CapacityArg>,
+    /// Answers that grow side by side in a search for the best one, 1 for none [default: what the model's
+    /// files say]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_BEAMS as i64))]
+    beams: Option<u16>,
 }
 
 /// How many tokens of a text an expert takes.
@@ -57,6 +62,7 @@ impl EncoderArgs {
             ("--from", self.from.is_some()),
             ("--to", self.to.is_some()),
             ("--capacity", self.capacity.is_some()),
+            ("--beams", self.beams.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
@@ -64,6 +70,36 @@ impl EncoderArgs {
                 "{option} is for models with an encoder, which this one has not; say in the prompt what it should do"
             ))),
         }
+    }
+
+    /// Sets the beams of a search in `params`: those that were asked for, or those of the model's files where
+    /// nothing else is asked for that a search does not have. What is said of it.
+    ///
+    /// # Errors
+    /// [`CommandError::Usage`] for beams with options that draw tokens or stop a text.
+    pub fn search(
+        &self,
+        hints: &SamplingHints,
+        params: &mut GenerateParams,
+    ) -> Result<Option<String>, CommandError> {
+        let other = match params {
+            GenerateParams { sampler, .. } if sampler.temperature > 0.0 => Some("--temp"),
+            GenerateParams { stop, .. } if !stop.is_empty() => Some("--stop"),
+            _ => None,
+        };
+        let asked = self.beams.map(usize::from);
+        if let (Some(beams @ 2..), Some(option)) = (asked, other) {
+            let problem =
+                format!("--beams {beams} searches for the best whole answer, which {option} does not fit");
+            return Err(CommandError::Usage(problem));
+        }
+        let Some(beams) = asked.or(hints.beams).filter(|&beams| beams > 1 && other.is_none()) else {
+            return Ok(None);
+        };
+        let length_penalty = hints.length_penalty.unwrap_or(1.0);
+        params.beams = Some(BeamParams { beams, length_penalty, early: hints.early_stopping });
+        let from = if asked.is_some() { "--beams" } else { "the model's files; --beams 1 is faster" };
+        Ok(Some(format!("beams: {beams} (from {from})")))
     }
 
     /// Sets the capacity of experts that was asked for, and says what it is.

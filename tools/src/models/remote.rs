@@ -14,7 +14,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::names;
 use crate::report::progress::bytes;
 
-/// Bytes of the first request of a file; each further one asks for so many times what is there, because
+/// Bytes of the first request of a file. Each further one asks for `FURTHER` times what is there, because
 /// headers with large vocabularies have several megabytes and each request costs the time to the server.
 const FIRST: u64 = 1 << 20;
 const FURTHER: u64 = 7;

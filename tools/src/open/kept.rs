@@ -4,9 +4,24 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use etcetera::BaseStrategy;
 use serde_json::{Map, Value, json};
+
+/// Whether the user wants nothing to be kept of this run.
+static NOTHING: AtomicBool = AtomicBool::new(false);
+
+/// Keeps nothing of this run from now on: neither its speed nor that it was there. What was measured of the
+/// machine alone is kept all the same.
+pub fn keep_nothing() {
+    NOTHING.store(true, Ordering::Relaxed);
+}
+
+/// Whether something may be kept of this run.
+pub fn keeps() -> bool {
+    !NOTHING.load(Ordering::Relaxed)
+}
 
 /// The folder for them.
 ///

@@ -95,7 +95,7 @@ impl Pace {
             return None;
         }
         let answer = stats.cache.map(|cache| cache.answer).unwrap_or_default();
-        let released = stats.cache.is_some_and(|cache| cache.released_bytes > 0);
+        let released = stats.memory.released_bytes > 0;
         Self {
             // The time begins with the first of them.
             tokens: stats.generated_tokens.saturating_sub(1) as u64,

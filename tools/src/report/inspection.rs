@@ -78,23 +78,10 @@ fn value(value: &MetadataValue) -> Value {
 }
 
 fn elements(array: &Array) -> Value {
-    fn list<T: serde::Serialize>(values: &[T]) -> Value {
-        if values.len() > ELEMENTS { json!({ "elements": values.len() }) } else { json!(values) }
+    if array.len() > ELEMENTS {
+        return json!({ "elements": array.len() });
     }
-    match array {
-        Array::U8(v) => list(v),
-        Array::I8(v) => list(v),
-        Array::U16(v) => list(v),
-        Array::I16(v) => list(v),
-        Array::U32(v) => list(v),
-        Array::I32(v) => list(v),
-        Array::U64(v) => list(v),
-        Array::I64(v) => list(v),
-        Array::F32(v) => list(v),
-        Array::F64(v) => list(v),
-        Array::Bool(v) => list(v),
-        Array::Str(v) => list(v),
-    }
+    Value::Array(array.values().map(|element| value(&element)).collect())
 }
 
 /// The operations of a layer, with the experts of those that have some.

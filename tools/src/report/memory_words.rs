@@ -12,6 +12,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_tui::chat::Limits;
 use moelten_tui::terminal::Tone;
 
+use crate::health::volume::Volume;
 use crate::open::{self, SessionArgs};
 use crate::report::earlier;
 use crate::report::forecast::{Forecast, Likely, Span, Speeds, tight_layers};
@@ -113,6 +114,7 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
         ),
     ));
     lines.extend(tight(loaded, plan).map(|line| (Tone::Warning, line)));
+    lines.extend(slow_place(loaded).map(|line| (Tone::Warning, line)));
     Ok(before)
 }
 
@@ -141,6 +143,12 @@ pub fn tight(loaded: &LoadedModel, plan: &Plan) -> Option<String> {
              or a smaller --ctx"
         )
     })
+}
+
+/// A warning if the experts would be read from a place that is slow.
+pub fn slow_place(loaded: &LoadedModel) -> Option<String> {
+    let file = loaded.tensors.catalog().files().first()?;
+    Volume::here(file.path())?.trap().map(|trap| format!("warning: the model is in a slow place: {trap}"))
 }
 
 /// A warning if the file system refuses direct reads.

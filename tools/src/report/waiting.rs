@@ -2,12 +2,14 @@
 //! how long it runs. It must not know what the work does.
 
 use std::io::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use moelten_engine::CopyProgress;
 use moelten_loader::supervise::{room_for_threads, supervised_in};
+use moelten_tui::chat::TellProgress;
 use moelten_tui::figures;
 use moelten_tui::terminal::{self, Notes, Tone};
 
@@ -19,12 +21,21 @@ const DELAY: Duration = Duration::from_millis(900);
 const STEP: Duration = Duration::from_millis(200);
 const STEP_PLAIN: Duration = Duration::from_secs(10);
 
-/// Does `work`. If that takes longer than a second, stderr shows `what`, the bytes that were copied with
-/// their rate, and the time. On the full screen nothing is shown: it shows waits itself.
+/// Shows waits where a full screen has the terminal.
+static SCREEN: OnceLock<TellProgress> = OnceLock::new();
+
+/// Has the full screen of this process show waits.
+pub fn show_on_screen(tell: TellProgress) {
+    let _ = SCREEN.set(tell);
+}
+
+/// Does `work`. If that takes longer than a second, stderr or the full screen shows `what`, the bytes that
+/// were copied with their rate, and the time.
 pub fn during<T>(what: &str, copying: Option<&CopyProgress>, work: impl FnOnce() -> T) -> T {
     let notes = Notes::detect();
     // Where memory is as tight as this, the work may need all of it.
-    if notes.quiet || terminal::is_taken() || room_for_threads(THREADS_FREE).is_err() {
+    let hidden = if terminal::is_taken() { SCREEN.get().is_none() } else { notes.quiet };
+    if hidden || room_for_threads(THREADS_FREE).is_err() {
         return work();
     }
     let (sender, ended) = channel::<()>();
@@ -49,6 +60,11 @@ fn show(what: &str, copying: Option<&CopyProgress>, notes: Notes, ended: &Receiv
     let (started, mut wait, mut shown) = (Instant::now(), DELAY, 0);
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
         let text = words(what, copying, started.elapsed());
+        if let Some(tell) = SCREEN.get().filter(|_| terminal::is_taken()) {
+            tell(text);
+            wait = STEP;
+            continue;
+        }
         if !notes.terminal {
             notes.line(Tone::Dim, &text);
             wait = STEP_PLAIN;

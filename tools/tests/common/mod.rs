@@ -30,6 +30,8 @@ pub fn clean(mut command: Command) -> Command {
     }
     // Not the configuration of whoever runs the tests.
     command.env("MOELTEN_CONFIG", "/nonexistent/moelten/config.toml");
+    // Runs that one test ends by force are not told to another one.
+    command.env("XDG_STATE_HOME", "/dev/null/moelten");
     // Nothing that a test gets wrong reaches the network.
     command.env("MOELTEN_THREADS", "1").env("HF_HUB_OFFLINE", "1");
     command

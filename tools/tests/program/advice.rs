@@ -67,7 +67,10 @@ fn variants_that_are_not_supported() {
     let keys = mini::with(mini::keys(), "general.architecture", Value::Str("abacus".into()));
     mini::write(&model, &keys, &mini::tensors());
     let refused = ask(&model).refused(4, "E-SUP-01");
-    assert!(refused.err.contains("architecture \"abacus\" is not supported; supported are "), "{refused:?}");
+    assert!(
+        refused.err.contains("architecture \"abacus\" is not supported; docs/models.md lists "),
+        "{refused:?}"
+    );
 }
 
 #[test]

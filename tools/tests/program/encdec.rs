@@ -178,3 +178,55 @@ fn generated_shapes_run() {
     let measured = args([&shape[..], &["--repeat", "1"]].concat()).fine();
     assert!(measured.text().contains("switch-base-128"), "{measured:?}");
 }
+
+/// Logits of an answer, with the experts of both stacks, do not depend on the budget.
+#[test]
+fn logits_of_an_answer_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = golden("nllbmoe");
+    let path = model.to_str().unwrap();
+    let write = |name: &str, options: &[&str]| {
+        let out = dir.path().join(name);
+        let ids = ["logits", path, "--source", "91,5,30,40,41,2", "--ids", "2,90,7", "--out"];
+        args([&ids[..], &[out.to_str().unwrap()], options].concat()).fine();
+        fs::read(out).unwrap()
+    };
+    let whole = write("whole", &[]);
+    let text = String::from_utf8_lossy(&whole[..600]);
+    for name in ["\"source_ids\"", "\"router.enc.1\"", "\"router.dec.0\"", "\"logits\""] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
+    assert!(whole == write("least", &["--ram", "min"]));
+    let refused = |options: &[&str]| args(options).refused(2, "E-ARG-01").err;
+    let missing = refused(&["logits", path, "--ids", "2,90", "--out", "x"]);
+    assert!(missing.contains("--source"), "{missing}");
+    let builtin = builtin();
+    let decoder = ["logits", builtin.to_str().unwrap(), "--source", "5", "--ids", "2", "--out", "x"];
+    assert!(refused(&decoder).contains("models with an encoder"));
+}
+
+#[test]
+fn beams_are_those_that_are_asked_for_or_of_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = changed("nllbmoe", dir.path(), |_| {});
+    let one = |options: &[&str]| ask(&model, &[&GERMAN[..], options, &["-p", "the dog"]].concat(), "").fine();
+    let greedy = one(&[]);
+    let asked = one(&["--beams", "4"]);
+    assert!(asked.err.contains("beams: 4 (from --beams)"), "{asked:?}");
+    assert!(!greedy.err.contains("beams"), "{greedy:?}");
+    fs::write(model.join("generation_config.json"), r#"{"num_beams": 4, "early_stopping": false}"#).unwrap();
+    let of_files = one(&[]);
+    assert!(of_files.err.contains("beams: 4 (from the model's files"), "{of_files:?}");
+    assert_eq!(of_files.text(), asked.text());
+    assert_eq!(one(&["--beams", "1"]).text(), greedy.text());
+    // Options that a search does not have turn that of the files off, and not one that is asked for.
+    assert!(!one(&["--temp", "0.5", "--seed", "1"]).err.contains("beams"));
+    let both = [&GERMAN[..], &["--beams", "2", "--temp", "0.5", "-p", "the dog"]].concat();
+    let both = ask(&model, &both, "").refused(2, "E-ARG-01").err;
+    assert!(both.contains("--temp does not fit"), "{both}");
+    // A file of the folder has them too.
+    let file = dir.path().join("beams.gguf");
+    args(["quantize", model.to_str().unwrap(), file.to_str().unwrap(), "--type", "bf16"]).fine();
+    let of_file = ask(&file, &[&GERMAN[..], &["-p", "the dog"]].concat(), "").fine();
+    assert_eq!(of_file.text(), asked.text());
+}

@@ -14,11 +14,14 @@ mod bench;
 mod clock;
 mod determinism;
 mod encdec;
+mod examples;
 #[cfg(unix)]
 mod exits;
 mod fit;
 mod hostile;
 mod hub;
+#[cfg(target_os = "linux")]
+mod killed;
 #[cfg(target_os = "linux")]
 mod machine;
 mod measure;

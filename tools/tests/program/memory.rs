@@ -83,7 +83,7 @@ impl Commands {
     }
 }
 
-/// A tale of so many bytes.
+/// A tale of about this many bytes.
 fn tale(bytes: usize) -> String {
     let sentence = "Once upon a time there was a lion who lived in a forest, and a bird that sang to him. ";
     sentence.repeat(bytes / sentence.len())

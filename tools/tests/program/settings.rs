@@ -62,6 +62,12 @@ fn a_value_comes_from_option_variable_file_or_default_in_this_order() {
     let shown = run(home.command(&["config"]).env("MOELTEN_RAM", "310M"), b"").fine();
     let row = shown.text().lines().find(|line| line.contains("  ram ")).unwrap();
     assert!(row.contains("310M") && row.ends_with("variable MOELTEN_RAM"), "{row}");
+    let shown = run(home.command(&["config", "--", "--ram", "330M"]).env("MOELTEN_RAM", "310M"), b"").fine();
+    assert!(
+        shown.text().lines().any(|line| line.contains("330M") && line.ends_with("option --ram")),
+        "{shown:?}"
+    );
+    home.run(&["config", "--", "--ram", "much"]).refused(2, "E-ARG-01");
     home.run(&["config", "unset", "ram"]).fine();
     assert_eq!(home.settings()["ram"]["source"], "default");
     assert_eq!(fs::read_to_string(home.file()).unwrap(), "ctx = 96\n");

@@ -178,8 +178,28 @@ fn f15_f18_memory_that_the_system_refuses_is_a_clean_error() {
 /// Copies of each expert of the built-in model.
 const COPIES: u64 = 12;
 
+/// The routers of a model with more experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Router {
+    /// Any expert is as likely as another.
+    Random,
+    /// The copies of an expert are nearly as likely as it was, so that the model still tells tales.
+    Near,
+}
+
 /// The built-in model with many more experts and a random router: about 120 MB.
 pub fn many_experts(target: &Path) {
+    multiply_experts(target, Router::Random);
+}
+
+#[test]
+#[ignore = "writes the model of the documentation's pictures to the file that MOELTEN_PICTURES names"]
+fn write_the_model_of_the_pictures() {
+    let file = std::env::var_os("MOELTEN_PICTURES").expect("MOELTEN_PICTURES names a file");
+    multiply_experts(Path::new(&file), Router::Near);
+}
+
+fn multiply_experts(target: &Path, router: Router) {
     let source = Gguf::open(&builtin()).unwrap();
     let metadata: Vec<_> = (source.metadata.iter())
         .map(|(key, value)| match value {
@@ -205,12 +225,20 @@ pub fn many_experts(target: &Path) {
         let bytes = source.catalog.bytes(tensor);
         if tensor.name.contains("ffn_gate_inp.") {
             assert_eq!(bytes.len() as u64, 4 * tensor.shape.iter().product::<u64>(), "routers are F32");
-            let random = (0..bytes.len() as u64 / 4 * COPIES).flat_map(|_| {
+            let mut random = || {
                 // Knuth's MMIX generator; its high bits are random enough for weights.
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                ((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0).to_le_bytes()
+                (state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+            };
+            let own = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+            let own: Vec<f32> = own.collect();
+            let size = (own.iter().map(|x| x * x).sum::<f32>() / own.len() as f32).sqrt();
+            let copies = own.iter().cycle().take(own.len() * COPIES as usize);
+            let weights = copies.flat_map(|&own| match router {
+                Router::Random => random().to_le_bytes(),
+                Router::Near => (own + 0.1 * size * random()).to_le_bytes(),
             });
-            writer.write_tensor(&tensor.name, &random.collect::<Vec<u8>>()).unwrap();
+            writer.write_tensor(&tensor.name, &weights.collect::<Vec<u8>>()).unwrap();
         } else if multiplied(&tensor.name) {
             writer.write_tensor(&tensor.name, &bytes.repeat(COPIES as usize)).unwrap();
         } else {

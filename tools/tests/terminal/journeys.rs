@@ -43,8 +43,10 @@ fn a_model_beyond_the_memory_is_one_command_and_one_key_shows_why_it_is_slow() {
     terminal.see("larger than the memory budget");
     answered(&terminal);
     took("an answer of a model beyond the memory", started);
+    let started = Instant::now();
     terminal.press("F2");
     terminal.see("Each square is one expert.");
+    took("the reason why it is slow", started);
     terminal.see("found in RAM");
     terminal.see("disk stalls");
     terminal.press("C-d");
@@ -56,12 +58,14 @@ fn a_file_is_attached_by_its_name_in_the_question() {
     std::fs::write(terminal.file("notes.txt"), "The dog is called Rex.\n").unwrap();
     terminal.begin("--max-tokens 12");
     terminal.see("Type a message");
+    let started = Instant::now();
     terminal.type_fast("What is in @no");
     terminal.see("  notes.txt");
     terminal.press("Tab");
     terminal.see("What is in @notes.txt");
     terminal.press("Enter");
     answered(&terminal);
+    took("a file attached and the answer", started);
     let sight = terminal.sight();
     assert!(sight.contains("+ notes.txt (23 B, ") && !sight.contains("Rex"), "{sight}");
     terminal.press("C-d");
@@ -90,6 +94,7 @@ fn an_old_conversation_is_found_by_a_word_and_goes_on_with_its_settings() {
     terminal.over(0);
     terminal.enter("clear; $M chat --max-tokens 12");
     terminal.see("Type a message");
+    let started = Instant::now();
     terminal.press("F4");
     terminal.see("A tale of a whale.");
     terminal.see("Something else.");
@@ -98,6 +103,7 @@ fn an_old_conversation_is_found_by_a_word_and_goes_on_with_its_settings() {
     terminal.press("Enter");
     terminal.see("And more?");
     terminal.see("Loaded 4 messages.");
+    took("an old conversation", started);
     terminal.enter("/set");
     terminal.until("with its temperature", |sight| {
         sight.lines().any(|line| line.trim_start().starts_with("temp ") && line.contains("0.25"))
@@ -142,6 +148,49 @@ fn another_model_is_three_keys_away() {
     took("a switch", started);
     terminal.press("C-d");
     terminal.over(0);
+}
+
+/// How long a key takes to the screen while the model computes: at most 33 ms, the time of a frame. Sending the key
+/// and reading the screen count too.
+#[test]
+#[ignore = "measures time; run it alone"]
+fn a_key_is_on_the_screen_within_a_frame() {
+    let Some(terminal) = Terminal::open(120, 40) else { skip!("tmux is not installed") };
+    terminal.begin(crate::tmux::ENDLESS);
+    terminal.see("Type a message");
+    let seen = terminal.file("seen");
+    let pipe = format!("cat > {}", seen.display());
+    assert!(terminal.command().args(["pipe-pane", "-O", &pipe]).status().unwrap().success());
+    let mut times = Vec::new();
+    for round in 0..78_u32 {
+        if round % 13 == 0 {
+            terminal.press("C-u");
+            if !terminal.sight().contains("writing, ") {
+                terminal.enter("Tell me a tale.");
+            }
+            terminal.until("computing", |sight| sight.contains("writing, "));
+        }
+        // Runes, one after the other, stand nowhere else.
+        let key = char::from_u32(0x16a0 + round).unwrap().to_string();
+        let before = std::fs::metadata(&seen).unwrap().len() as usize;
+        let started = Instant::now();
+        assert!(terminal.command().args(["send-keys", "-l", &key]).status().unwrap().success());
+        loop {
+            let bytes = std::fs::read(&seen).unwrap();
+            let new = &bytes[before.min(bytes.len())..];
+            if new.windows(key.len()).any(|window| window == key.as_bytes()) {
+                break;
+            }
+            assert!(started.elapsed().as_secs() < 5, "{key} never came");
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        times.push(started.elapsed());
+        std::thread::sleep(std::time::Duration::from_millis(37));
+    }
+    times.sort_unstable();
+    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("key to screen: median {median:?}, most {most:?}");
+    assert!(median.as_millis() <= 33, "{median:?}");
 }
 
 /// Two chats at once keep their conversations apart.

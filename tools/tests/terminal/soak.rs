@@ -201,7 +201,12 @@ impl<'w> World<'w> {
         self.run(round);
         assert_eq!(self.disk.names(), ["moelten"], "round {round}: nothing else is left");
         let kept = fs::read_dir(self.disk.file("moelten")).unwrap().count();
-        assert_eq!(kept, 2, "round {round}: the history and the conversation");
+        assert_eq!(
+            kept, 3,
+            "round {round}: the history, conversations, and the folder of runs that are open"
+        );
+        let open = fs::read_dir(self.disk.file("moelten/running")).unwrap().count();
+        assert_eq!(open, 0, "round {round}: none is");
         self.measure(round);
     }
 

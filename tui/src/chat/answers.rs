@@ -77,12 +77,11 @@ impl Chat {
                 Vec::new()
             }
         };
-        if let Some(cache) = stats.cache {
-            // The cache may have grown again since.
-            let before = std::mem::replace(&mut self.given_back, cache.released_bytes);
-            if self.given_back > before {
-                effects.extend(note(Tone::Warning, figures::given_back(self.given_back)));
-            }
+        // The cache may have grown again since.
+        let known = if stats.prompt_tokens > 0 { stats.memory.released_bytes } else { self.given_back };
+        let before = std::mem::replace(&mut self.given_back, known);
+        if self.given_back > before {
+            effects.extend(note(Tone::Warning, figures::given_back(self.given_back)));
         }
         let lost = stats.gpu.is_some_and(|gpu| gpu.lost);
         if lost && !std::mem::replace(&mut self.gpu_lost, lost) {

@@ -79,6 +79,9 @@ impl NotSwitched {
 /// Prints a note for the user while a model is being opened.
 pub type Tell<'a> = &'a mut dyn FnMut(Tone, String);
 
+/// Takes how far the loading of a model has come, in words.
+pub type TellProgress = Box<dyn Fn(String) + Send + Sync>;
+
 /// The length of a text or a conversation in tokens, counted up to a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenCount {
@@ -138,6 +141,10 @@ pub trait Backend {
     /// # Errors
     /// See [`NotSwitched`].
     fn switch(&mut self, model: Option<&Path>, tell: Tell<'_>) -> Result<Switched, NotSwitched>;
+
+    /// Has the backend tell, from any thread and a few times a second, how far a switch has come. Without a
+    /// screen nothing asks for it.
+    fn tell_progress(&mut self, _tell: TellProgress) {}
 
     /// The counters of the open model, or of the last one that was open.
     fn counters(&self) -> Counters;

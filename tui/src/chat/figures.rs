@@ -1,7 +1,9 @@
 //! Sizes, shares and the statistics of an answer as text, for `/stats`, the screen and the commands of the
 //! program. It must not know where the numbers come from.
 
-use moelten_engine::api::{CacheStats, CacheUse, GenerateStats, GpuUse};
+use std::time::Duration;
+
+use moelten_engine::api::{CacheUse, GenerateStats, GpuUse, MemoryUse};
 pub use moelten_loader::size::bytes;
 
 /// A part of a size in the unit of the whole, unless it is far smaller: `1.2/4.3 GiB`, `5 MiB/22.5 GiB`.
@@ -26,6 +28,21 @@ pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
     groups.join(",")
+}
+
+/// How long ago something was: `just now`, `5 min ago`, `3 days ago`.
+pub fn ago(age: Duration) -> String {
+    let minutes = age.as_secs() / 60;
+    let plural = |number: u64, unit: &str| match number {
+        1 => format!("1 {unit} ago"),
+        _ => format!("{number} {unit}s ago"),
+    };
+    match minutes {
+        0..2 => "just now".to_owned(),
+        2..90 => format!("{minutes} min ago"),
+        90..2160 => plural((minutes + 30) / 60, "hour"),
+        _ => plural((minutes + 720) / 1440, "day"),
+    }
 }
 
 /// The statistics of an answer, each a name and a value.
@@ -60,9 +77,10 @@ pub fn rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// The statistics of the expert cache; no rows if all experts are resident.
+/// The statistics of the expert cache, where experts are read, of memory and of a GPU.
 pub fn cache_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     let mut rows = streamed_rows(stats);
+    rows.extend(memory(&stats.memory).map(|words| ("memory", words)));
     rows.extend(stats.gpu.iter().map(|gpu| ("GPU", gpu_words(gpu))));
     rows
 }
@@ -98,7 +116,6 @@ fn streamed_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     if retries > 0 {
         rows.push(("disk", format!("{retries} reads succeeded only when retried")));
     }
-    rows.push(("memory", memory(cache)));
     rows
 }
 
@@ -119,14 +136,31 @@ fn prefetch(used: &CacheUse) -> Option<String> {
     Some(format!("{predicted} of the next layer's experts predicted; {read}"))
 }
 
-fn memory(cache: &CacheStats) -> String {
-    let owned = cache.owned_bytes.map_or_else(|| "unknown".to_owned(), bytes);
-    let given_back = match cache.released_bytes {
-        0 => String::new(),
-        given => format!("; {} given back under memory pressure", bytes(given)),
-    };
-    let (budget, slots) = (bytes(cache.budget_bytes), bytes(cache.slot_bytes));
-    format!("{owned} used, budget {budget}, of which {slots} expert cache{given_back}")
+/// What the process owns of its budget, and what `top` shows besides; `None` where the system does not say.
+fn memory(memory: &MemoryUse) -> Option<String> {
+    let owned = memory.owned_bytes?;
+    let mut text = format!("{} owned of a budget of {}", bytes(owned), bytes(memory.budget_bytes));
+    if memory.slot_bytes > 0 {
+        text.push_str(&format!("; expert cache {}", bytes(memory.slot_bytes)));
+    }
+    if let Some(mapped) = memory.mapped_bytes {
+        let all = bytes(owned + mapped);
+        text.push_str(&format!("; `top` shows {all}: {} of mapped files are not owned", bytes(mapped)));
+    }
+    if memory.released_bytes > 0 {
+        text.push_str(&format!("; {} given back under memory pressure", bytes(memory.released_bytes)));
+    }
+    Some(text)
+}
+
+/// Mapped bytes that are worth a word: fewer are the program itself.
+const MAPPED_LEAST: u64 = 64 << 20;
+
+/// Memory for a status line: `1.2/4.3 GiB`, with mapped files `60 MiB/4.3 GiB + 17 GiB mapped`.
+pub fn memory_short(memory: &MemoryUse) -> Option<String> {
+    let owned = bytes_of(memory.owned_bytes?, memory.budget_bytes);
+    let mapped = memory.mapped_bytes.filter(|&mapped| mapped >= MAPPED_LEAST);
+    Some(owned + &mapped.map_or_else(String::new, |mapped| format!(" + {} mapped", bytes(mapped))))
 }
 
 /// The warning that the expert cache has given memory back to the system, `total_bytes` since the start.
@@ -139,7 +173,7 @@ pub fn given_back(total_bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use moelten_engine::api::CacheStats;
 
     use super::*;
 
@@ -153,6 +187,12 @@ mod tests {
         );
         assert_eq!([0.5, 0.9996, 1.0].map(percent), ["50.0 %", "99.9 %", "100.0 %"]);
         assert_eq!([0, 999, 3920, 1_234_567].map(count), ["0", "999", "3,920", "1,234,567"]);
+    }
+
+    #[test]
+    fn ages_are_in_words() {
+        let ages = [30, 300, 7200, 86_400, 2 * 86_400].map(|seconds| ago(Duration::from_secs(seconds)));
+        assert_eq!(ages, ["just now", "5 min ago", "2 hours ago", "24 hours ago", "2 days ago"]);
     }
 
     #[test]
@@ -178,24 +218,30 @@ mod tests {
             prefetched: 4,
             prefetched_used: 3,
         };
-        let cache = CacheStats {
-            answer,
+        let memory = MemoryUse {
             slot_bytes: 1 << 20,
             released_bytes: 2 << 20,
             owned_bytes: Some(40 << 20),
+            mapped_bytes: Some(60 << 20),
             budget_bytes: 50 << 20,
-            ..CacheStats::default()
         };
-        let stats = GenerateStats { generated_tokens: 11, cache: Some(cache), ..GenerateStats::default() };
+        let cache = Some(CacheStats { answer, ..CacheStats::default() });
+        let stats = GenerateStats { generated_tokens: 11, cache, memory, ..GenerateStats::default() };
         let text: Vec<_> =
             cache_rows(&stats).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let expected = [
             "cache, answer: 75.0 % hits; 3 MiB read per token at 1.57 GB/s; stalled 0.50 s",
             "prefetch: 80.0 % of the next layer's experts predicted; 4 prefetched, 75.0 % of them used",
             "disk: 2 reads succeeded only when retried",
-            "memory: 40 MiB used, budget 50 MiB, of which 1 MiB expert cache; 2 MiB given back under memory pressure",
+            "memory: 40 MiB owned of a budget of 50 MiB; expert cache 1 MiB; `top` shows 100 MiB: 60 MiB of mapped files \
+             are not owned; 2 MiB given back under memory pressure",
         ];
         assert_eq!(text, expected);
+        // What is mapped of the program alone is left out of the status line.
+        assert_eq!(memory_short(&memory).as_deref(), Some("40.0/50 MiB"));
+        let mapped = MemoryUse { mapped_bytes: Some(3 << 30), ..memory };
+        assert_eq!(memory_short(&mapped).as_deref(), Some("40.0/50 MiB + 3 GiB mapped"));
+        assert_eq!(memory_short(&MemoryUse::default()), None);
     }
 
     #[test]

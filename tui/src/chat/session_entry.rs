@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::figures;
+
 /// A conversation that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEntry {
@@ -21,18 +23,8 @@ pub struct SessionEntry {
 }
 
 impl SessionEntry {
-    /// The time since it was written: `just now`, `5 min ago`, `3 days ago`.
+    /// When it was written, in words.
     pub fn when(&self) -> String {
-        let minutes = self.age.as_secs() / 60;
-        let plural = |number: u64, unit: &str| match number {
-            1 => format!("1 {unit} ago"),
-            _ => format!("{number} {unit}s ago"),
-        };
-        match minutes {
-            0..2 => "just now".to_owned(),
-            2..90 => format!("{minutes} min ago"),
-            90..2160 => plural((minutes + 30) / 60, "hour"),
-            _ => plural((minutes + 720) / 1440, "day"),
-        }
+        figures::ago(self.age)
     }
 }

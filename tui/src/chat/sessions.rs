@@ -137,31 +137,3 @@ impl Chat {
         effects
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn ages_are_in_words() {
-        let entry = |seconds| SessionEntry {
-            path: PathBuf::new(),
-            title: String::new(),
-            model: String::new(),
-            messages: 2,
-            age: Duration::from_secs(seconds),
-            open: false,
-        };
-        for (seconds, words) in [
-            (30, "just now"),
-            (300, "5 min ago"),
-            (7200, "2 hours ago"),
-            (86_400, "24 hours ago"),
-            (2 * 86_400, "2 days ago"),
-        ] {
-            assert_eq!(entry(seconds).when(), words);
-        }
-    }
-}

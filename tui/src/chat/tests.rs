@@ -5,7 +5,7 @@ mod switching;
 
 use std::time::Duration;
 
-use moelten_engine::api::{Answer, CacheStats, GenerateParams, GenerateStats, StopReason};
+use moelten_engine::api::{Answer, GenerateParams, GenerateStats, MemoryUse, StopReason};
 
 use moelten_loader::text::chat::{Message, Speaker};
 
@@ -412,8 +412,8 @@ fn a_cache_that_shrinks_is_reported_once() {
     let mut chat = chat();
     let mut given = |bytes: u64| {
         enter(&mut chat, "again");
-        let cache = CacheStats { released_bytes: bytes, ..CacheStats::default() };
-        let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
+        let memory = MemoryUse { released_bytes: bytes, ..MemoryUse::default() };
+        let stats = GenerateStats { prompt_tokens: 5, memory, ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };
@@ -561,8 +561,8 @@ fn another_model_counts_what_it_gives_back_from_nothing() {
     let mut chat = chat();
     let given = |chat: &mut Chat, bytes: u64| {
         enter(chat, "again");
-        let cache = CacheStats { released_bytes: bytes, ..CacheStats::default() };
-        let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
+        let memory = MemoryUse { released_bytes: bytes, ..MemoryUse::default() };
+        let stats = GenerateStats { prompt_tokens: 5, memory, ..GenerateStats::default() };
         let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
         said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
     };

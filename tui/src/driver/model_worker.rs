@@ -41,6 +41,10 @@ impl ModelWorker {
         let (jobs, todo) = channel();
         let panicked = tell.clone();
         let on_panic = move |message| drop(panicked.send(WorkerMessage::Panicked(message)));
+        let progress = tell.clone();
+        backend.tell_progress(Box::new(move |words| {
+            drop(progress.send(WorkerMessage::Event(ScreenEvent::Loading(words))));
+        }));
         let work = move || {
             for job in todo {
                 let event = match job {

@@ -38,6 +38,7 @@ fn map(layers: usize, experts: usize) -> ExpertMap {
     };
     let memory = MemoryUse {
         owned_bytes: Some((39 << 30) / 10),
+        mapped_bytes: Some(40 << 20),
         budget_bytes: 4 << 30,
         slot_bytes: 1 << 31,
         released_bytes: 0,

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use moelten_loader::near::distance;
+
 use super::settings::Setting;
 
 /// A parsed slash command.
@@ -246,22 +248,6 @@ fn unknown(name: &str) -> String {
     )
 }
 
-/// Edit distance of two words (Levenshtein): insertions, deletions and substitutions.
-pub fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &to) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 fn none(rest: &str, command: Command) -> Result<Command, String> {
     if rest.is_empty() { Ok(command) } else { Err(format!("takes no argument, found {rest:?}")) }
 }
@@ -469,13 +455,5 @@ mod tests {
                 assert!(!problem.contains("Unknown command"), "{name}: {problem}");
             }
         }
-    }
-
-    #[test]
-    fn distances_count_edits() {
-        assert_eq!(distance("/help", "/help"), 0);
-        assert_eq!(distance("/help", "/hlep"), 2);
-        assert_eq!(distance("/help", "/hel"), 1);
-        assert_eq!(distance("", "abc"), 3);
     }
 }

@@ -154,7 +154,7 @@ fn markers_before_blocks_keep_to_the_width() {
     }
 }
 
-/// A document that arrives in pieces of so many bytes, all of whose states are drawn.
+/// A document that arrives in pieces of `step` bytes, all of whose states are drawn.
 fn grown(text: &str, step: usize, width: u16) -> Vec<String> {
     let mut document = Document::new();
     let mut rest = text;

@@ -25,6 +25,8 @@ pub enum ScreenEvent {
     Chat(ChatEvent),
     /// A note to show in the conversation.
     Note(Tone, String),
+    /// How far the loading of a model has come, in words.
+    Loading(String),
     /// A new snapshot of the expert cache and the memory.
     Experts(Box<ExpertMap>),
     /// A step of the search for models.

@@ -44,6 +44,7 @@ impl Screen {
             }
             ScreenEvent::Chat(event) => return self.tell(event),
             ScreenEvent::Note(tone, text) => self.note(tone, &text),
+            ScreenEvent::Loading(words) => self.loading = Some(words),
             ScreenEvent::Experts(map) => self.experts_changed(*map),
             ScreenEvent::Search(step) => self.search_step(step),
             ScreenEvent::Edited(Ok(text)) => {
@@ -79,8 +80,8 @@ impl Screen {
 
     fn experts_changed(&mut self, map: ExpertMap) {
         let before = self.experts.map();
-        let owned = |map: &ExpertMap| map.memory.owned_bytes.map(figures::bytes);
-        if owned(before) != owned(&map) || (self.experts_open && *before != map) {
+        let memory = |map: &ExpertMap| figures::memory_short(&map.memory);
+        if memory(before) != memory(&map) || (self.experts_open && *before != map) {
             self.changed = self.changed.max(Some(Urgency::Soon));
         }
         self.experts.update(map, self.now);
@@ -100,6 +101,7 @@ impl Screen {
             (event, _) => event,
         };
         if let ChatEvent::Switched(switched) = &event {
+            self.loading = None;
             match switched {
                 Ok(switched) => self.experts = ExpertView::new(switched.facts.limits),
                 Err(not) if not.closed() => self.experts = ExpertView::new(self.chat.facts().limits),

@@ -1,13 +1,12 @@
 //! The list of models: it fills while it is open, typing filters it, and each model has a verdict. A state
 //! machine and its drawing; it must not search for models, nor open one.
 
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::KeyEvent;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::Style;
-use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
+use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted};
 use super::model_entry::{ModelEntry, Verdict};
 use crate::chat::figures;
 use crate::markdown::filter::clean_line;
@@ -36,9 +35,7 @@ pub enum PickerOutcome {
 #[derive(Debug, Clone, Default)]
 pub struct Picker {
     entries: Vec<ModelEntry>,
-    typed: String,
-    /// Index of the selected model among those that match.
-    selected: usize,
+    filter: ListFilter,
     /// Whether the search has ended.
     complete: bool,
     /// Places that could not be searched.
@@ -74,61 +71,34 @@ impl Picker {
 
     /// The models whose name, kind or place contains every typed word.
     pub fn matches(&self) -> impl Iterator<Item = &ModelEntry> {
-        let words: Vec<_> = self.typed.split_whitespace().map(str::to_lowercase).collect();
+        let words = self.filter.words();
         self.entries.iter().filter(move |entry| {
-            let all = format!("{} {} {}", entry.name, entry.kind, entry.place).to_lowercase();
-            words.iter().all(|word| all.contains(word))
+            contains_all(&format!("{} {} {}", entry.name, entry.kind, entry.place), &words)
         })
     }
 
     /// The selected model.
     pub fn selected(&self) -> Option<&ModelEntry> {
-        self.matches().nth(self.selected)
+        self.matches().nth(self.filter.selected())
     }
 
     /// Handles a key.
     pub fn handle(&mut self, key: KeyEvent) -> PickerOutcome {
-        if key.kind == KeyEventKind::Release {
-            return PickerOutcome::Open;
+        let count = self.matches().count();
+        match self.filter.key(key, count) {
+            ListKey::Close => PickerOutcome::Closed,
+            ListKey::Enter => match self.selected().filter(|entry| entry.verdict.runs()) {
+                Some(entry) => PickerOutcome::Chosen(entry.clone()),
+                None => PickerOutcome::Open,
+            },
+            ListKey::Delete | ListKey::Taken => PickerOutcome::Open,
         }
-        let last = self.matches().count().saturating_sub(1);
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        match key.code {
-            KeyCode::Esc => return PickerOutcome::Closed,
-            KeyCode::Char('c' | 'd') if control => return PickerOutcome::Closed,
-            KeyCode::Enter => {
-                if let Some(entry) = self.selected().filter(|entry| entry.verdict.runs()) {
-                    return PickerOutcome::Chosen(entry.clone());
-                }
-            }
-            KeyCode::Up => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Char('p') if control => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Down => self.selected = (self.selected + 1).min(last),
-            KeyCode::Char('n') if control => self.selected = (self.selected + 1).min(last),
-            KeyCode::PageUp => self.selected = self.selected.saturating_sub(10),
-            KeyCode::PageDown => self.selected = (self.selected + 10).min(last),
-            KeyCode::Home => self.selected = 0,
-            KeyCode::End => self.selected = last,
-            KeyCode::Char('u') if control => self.change_filter(|typed| typed.clear()),
-            KeyCode::Backspace => self.change_filter(|typed| {
-                let end = typed.grapheme_indices(true).next_back().map_or(0, |(at, _)| at);
-                typed.truncate(end);
-            }),
-            KeyCode::Char(c) if !control && !c.is_control() => self.change_filter(|typed| typed.push(c)),
-            _ => {}
-        }
-        PickerOutcome::Open
-    }
-
-    fn change_filter(&mut self, change: impl FnOnce(&mut String)) {
-        change(&mut self.typed);
-        self.selected = 0;
     }
 
     /// Moves the selection, up if negative.
     pub fn step(&mut self, by: isize) {
-        let last = self.matches().count().saturating_sub(1);
-        self.selected = self.selected.saturating_add_signed(by).min(last);
+        let count = self.matches().count();
+        self.filter.step(by, count);
     }
 
     /// Draws the filter, as much of the list as fits, details of the selected model, and the keys.
@@ -136,19 +106,25 @@ impl Picker {
         let area = area.intersection(buf.area);
         let mut rows = RowWriter { area, next: area.y, buf };
         let (dim, text) = (theme.style(Role::Dim), theme.style(Role::Text));
-        let below: u16 = if area.height >= 8 { 3 } else { 0 };
+        // The details, the keys, and the titles of the columns.
+        let below: u16 = if area.height >= 9 { 3 } else { 0 };
         let searching = if self.complete { "" } else { "  searching ..." };
         rows.put(&[
             ("Model: ", theme.style(Role::Heading)),
-            (&self.typed, theme.style(Role::Person)),
+            (self.filter.typed(), theme.style(Role::Person)),
             ("▏", theme.style(Role::Person)),
             (searching, dim),
         ]);
-        let room = usize::from(area.height.saturating_sub(1 + below));
-        let count = self.matches().count();
-        let first = (self.selected + 1).saturating_sub(room);
+        let columns = Columns::of(area.width);
+        if below > 0 {
+            let titles = columns.row("name", "kind", "size", "here", "likely speed").concat();
+            rows.put(&[("  ", dim), (&titles, dim)]);
+        }
+        let room = usize::from(area.bottom().saturating_sub(rows.next + below));
+        let (count, selected) = (self.matches().count(), self.filter.selected());
+        let first = (selected + 1).saturating_sub(room);
         for (place, entry) in self.matches().enumerate().skip(first).take(room) {
-            rows.entry(entry, place == self.selected, theme);
+            entry_row(entry, place == selected, columns, &mut rows, theme);
         }
         if count == 0 && room > 0 {
             let words = match (self.entries.is_empty(), self.complete) {
@@ -169,69 +145,68 @@ impl Picker {
                 None => rows.put(&[]),
             }
             rows.put(&[("  ", text), (&self.problems.join("; "), theme.style(Role::Warning))]);
-            let more =
-                if count > room { format!("{} of {count}; ", self.selected + 1) } else { String::new() };
+            let more = if count > room { format!("{} of {count}; ", selected + 1) } else { String::new() };
             let help = format!("  {more}type to filter, Up and Down select, Enter opens, Esc cancels");
             rows.put(&[(&help, dim)]);
         }
     }
 }
 
-/// Writes rows into an area from top to bottom.
-pub(super) struct RowWriter<'a> {
-    pub area: Rect,
-    /// The row that is written next.
-    pub next: u16,
-    pub buf: &'a mut Buffer,
+/// The columns that a list of this width has room for. Where names get too narrow, columns are left out:
+/// speeds first, then kinds, then sizes.
+#[derive(Debug, Clone, Copy)]
+struct Columns {
+    width: usize,
+    size: bool,
+    kind: bool,
+    speed: bool,
 }
 
-impl RowWriter<'_> {
-    /// Writes pieces of text, each with its style.
-    pub fn put(&mut self, pieces: &[(&str, Style)]) {
-        if self.next >= self.area.bottom() {
-            return;
+impl Columns {
+    fn of(width: u16) -> Self {
+        let width = usize::from(width);
+        let needs = |columns: &[usize]| 2 + NAME_MIN + columns.iter().map(|column| column + 2).sum::<usize>();
+        Self {
+            width,
+            size: width >= needs(&[VERDICT, SIZE]),
+            kind: width >= needs(&[VERDICT, SIZE, KIND]),
+            speed: width >= needs(&[VERDICT, SIZE, KIND, SPEED]),
         }
-        let mut x = self.area.x;
-        for (text, style) in pieces {
-            let room = usize::from(self.area.right().saturating_sub(x));
-            x = self.buf.set_stringn(x, self.next, text, room, *style).0;
-        }
-        self.next += 1;
     }
 
-    fn entry(&mut self, entry: &ModelEntry, selected: bool, theme: Theme) {
-        let row = Rect { y: self.next, height: 1, ..self.area }.intersection(self.area);
-        let width = usize::from(self.area.width);
-        // Where names get too narrow, columns are left out: speeds first, then kinds, then sizes.
-        let needs = |columns: &[usize]| 2 + NAME_MIN + columns.iter().map(|column| column + 2).sum::<usize>();
-        let with_size = width >= needs(&[VERDICT, SIZE]);
-        let with_kind = width >= needs(&[VERDICT, SIZE, KIND]);
-        let with_speed = width >= needs(&[VERDICT, SIZE, KIND, SPEED]);
+    /// A row in four pieces: name, kind and size, verdict, speed.
+    fn row(&self, name: &str, kind: &str, size: &str, verdict: &str, speed: &str) -> [String; 4] {
         let mut right = String::new();
-        if with_kind {
-            right.push_str(&format!("  {}", fitted(&entry.kind, KIND)));
+        if self.kind {
+            right.push_str(&format!("  {}", fitted(kind, KIND)));
         }
-        if with_size {
-            right.push_str(&format!("  {:>SIZE$}", entry.bytes.map_or_else(String::new, figures::bytes)));
+        if self.size {
+            right.push_str(&format!("  {size:>SIZE$}"));
         }
-        let word = format!("  {:<VERDICT$}", entry.verdict.word());
-        let speed = if with_speed && entry.verdict.runs() { entry.verdict.words() } else { "" };
-        let speed = if with_speed { format!("  {}", fitted(speed, SPEED)) } else { String::new() };
+        let word = format!("  {verdict:<VERDICT$}");
+        let speed = if self.speed { format!("  {}", fitted(speed, SPEED)) } else { String::new() };
         let taken = 2 + right.width() + word.width() + speed.width();
-        let name = fitted(&entry.name, width.saturating_sub(taken));
-        let text = theme.style(if entry.verdict.runs() { Role::Text } else { Role::Dim });
-        let mark = if selected { "> " } else { "  " };
-        self.put(&[
-            (mark, theme.style(Role::Person)),
-            (&name, text),
-            (&right, theme.style(Role::Dim)),
-            (&word, theme.style(role(&entry.verdict))),
-            (&speed, theme.style(Role::Dim)),
-        ]);
-        if selected {
-            self.buf.set_style(row, theme.style(Role::Selected));
-        }
+        [fitted(name, self.width.saturating_sub(taken)), right, word, speed]
     }
+}
+
+fn entry_row(entry: &ModelEntry, selected: bool, columns: Columns, rows: &mut RowWriter<'_>, theme: Theme) {
+    let speed = if entry.verdict.runs() { entry.verdict.words() } else { "" };
+    let size = entry.bytes.map_or_else(String::new, figures::bytes);
+    let [name, right, word, speed] =
+        columns.row(&entry.name, &entry.kind, &size, entry.verdict.word(), speed);
+    let text = theme.style(if entry.verdict.runs() { Role::Text } else { Role::Dim });
+    let dim = theme.style(Role::Dim);
+    let mark = if selected { "> " } else { "  " };
+    let verdict = theme.style(role(&entry.verdict));
+    let pieces = [
+        (mark, theme.style(Role::Person)),
+        (&*name, text),
+        (&*right, dim),
+        (&*word, verdict),
+        (&*speed, dim),
+    ];
+    if selected { rows.put_over(&pieces, theme.style(Role::Selected)) } else { rows.put(&pieces) }
 }
 
 /// The role of a verdict.
@@ -244,30 +219,11 @@ fn role(verdict: &Verdict) -> Role {
     }
 }
 
-/// A text in exactly `width` columns, with an ellipsis where something is cut off.
-pub(super) fn fitted(text: &str, width: usize) -> String {
-    if text.width() <= width {
-        return format!("{text}{}", " ".repeat(width - text.width()));
-    }
-    let (mut out, mut used) = (String::new(), 0);
-    for piece in text.graphemes(true) {
-        if used + piece.width() + 1 > width {
-            break;
-        }
-        out.push_str(piece);
-        used += piece.width();
-    }
-    if used < width {
-        out.push('…');
-        used += 1;
-    }
-    out + &" ".repeat(width - used)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
+    use crossterm::event::{KeyCode, KeyModifiers};
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
 
@@ -345,6 +301,7 @@ mod tests {
         press(&mut picker, "vv");
         let expected = [
             "Model: ▏",
+            "  name                                  kind                      size  here     likely speed",
             "  qwen3-30b.gguf                        qwen3moe Q4_0          8.3 GiB  STREAM   3.3 to 9.0 tok/s",
             "  olmoe.gguf                            olmoe Q4_K             8.3 GiB  RAM      20 to 30 tok/s",
             "> huge.gguf                             mixtral F16            8.3 GiB  NO",
@@ -353,9 +310,9 @@ mod tests {
             "  /models: permission denied",
             "  type to filter, Up and Down select, Enter opens, Esc cancels",
         ];
-        assert_eq!(screen(&picker, 103, 8), expected);
-        let narrow = screen(&picker, 50, 8);
-        assert_eq!(narrow[1], "  qwen3-30b.gguf                  8.3 GiB  STREAM");
+        assert_eq!(screen(&picker, 103, 9), expected);
+        let narrow = screen(&picker, 50, 9);
+        assert_eq!(narrow[2], "  qwen3-30b.gguf                  8.3 GiB  STREAM");
         assert_eq!(screen(&Picker::new(), 40, 2)[0], "Model: ▏  searching ...");
     }
 

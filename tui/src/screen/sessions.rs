@@ -3,13 +3,12 @@
 
 use std::path::PathBuf;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use crossterm::event::{KeyEvent, KeyEventKind};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use unicode_segmentation::UnicodeSegmentation;
 use unicode_width::UnicodeWidthStr;
 
-use super::picker::{RowWriter, fitted};
+use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted};
 use crate::chat::SessionEntry;
 use crate::markdown::filter::clean_line;
 use crate::markdown::theme::{Role, Theme};
@@ -38,9 +37,7 @@ pub enum SessionOutcome {
 #[derive(Debug, Clone, Default)]
 pub struct SessionList {
     entries: Option<Vec<SessionEntry>>,
-    typed: String,
-    /// Index of the selected one among those that match.
-    selected: usize,
+    filter: ListFilter,
     /// Whether Delete was pressed: the next one deletes.
     deleting: bool,
     /// What became of the last deletion.
@@ -54,7 +51,7 @@ impl SessionList {
             entry.model = clean_line(&entry.model);
         }
         self.entries = Some(entries);
-        self.selected = self.selected.min(self.matches().count().saturating_sub(1));
+        self.step(0);
     }
 
     /// A conversation was deleted, or not.
@@ -62,7 +59,7 @@ impl SessionList {
         match result {
             Ok(()) => {
                 self.entries.iter_mut().for_each(|entries| entries.retain(|entry| entry.path != *path));
-                self.selected = self.selected.min(self.matches().count().saturating_sub(1));
+                self.step(0);
             }
             Err(problem) => self.problem = format!("not deleted: {}", clean_line(problem)),
         }
@@ -70,21 +67,19 @@ impl SessionList {
 
     /// The conversations whose title or model contains every typed word.
     fn matches(&self) -> impl Iterator<Item = &SessionEntry> {
-        let words: Vec<_> = self.typed.split_whitespace().map(str::to_lowercase).collect();
-        self.entries.iter().flatten().filter(move |entry| {
-            let all = format!("{} {}", entry.title, entry.model).to_lowercase();
-            words.iter().all(|word| all.contains(word))
-        })
+        let words = self.filter.words();
+        let all = self.entries.iter().flatten();
+        all.filter(move |entry| contains_all(&format!("{} {}", entry.title, entry.model), &words))
     }
 
     fn selected(&self) -> Option<&SessionEntry> {
-        self.matches().nth(self.selected)
+        self.matches().nth(self.filter.selected())
     }
 
     /// Moves the selection, up if negative.
     pub fn step(&mut self, by: isize) {
-        let last = self.matches().count().saturating_sub(1);
-        self.selected = self.selected.saturating_add_signed(by).min(last);
+        let count = self.matches().count();
+        self.filter.step(by, count);
     }
 
     /// Handles a key.
@@ -94,44 +89,20 @@ impl SessionList {
         }
         let deleting = std::mem::take(&mut self.deleting);
         self.problem.clear();
-        let last = self.matches().count().saturating_sub(1);
-        let control = key.modifiers.contains(KeyModifiers::CONTROL);
-        match key.code {
-            KeyCode::Esc => return SessionOutcome::Closed,
-            KeyCode::Char('c' | 'd') if control => return SessionOutcome::Closed,
-            KeyCode::Enter => {
-                if let Some(entry) = self.selected() {
-                    return SessionOutcome::Chosen(entry.path.clone());
-                }
+        let (count, selected) =
+            (self.matches().count(), |list: &Self| list.selected().map(|e| e.path.clone()));
+        match self.filter.key(key, count) {
+            ListKey::Close => SessionOutcome::Closed,
+            ListKey::Enter => selected(self).map_or(SessionOutcome::Open, SessionOutcome::Chosen),
+            ListKey::Delete if deleting => {
+                selected(self).map_or(SessionOutcome::Open, SessionOutcome::Delete)
             }
-            KeyCode::Delete if deleting => {
-                if let Some(entry) = self.selected() {
-                    return SessionOutcome::Delete(entry.path.clone());
-                }
+            ListKey::Delete => {
+                self.deleting = self.selected().is_some();
+                SessionOutcome::Open
             }
-            KeyCode::Delete => self.deleting = self.selected().is_some(),
-            KeyCode::Up => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Char('p') if control => self.selected = self.selected.saturating_sub(1),
-            KeyCode::Down => self.selected = (self.selected + 1).min(last),
-            KeyCode::Char('n') if control => self.selected = (self.selected + 1).min(last),
-            KeyCode::PageUp => self.selected = self.selected.saturating_sub(10),
-            KeyCode::PageDown => self.selected = (self.selected + 10).min(last),
-            KeyCode::Home => self.selected = 0,
-            KeyCode::End => self.selected = last,
-            KeyCode::Char('u') if control => self.change_filter(String::clear),
-            KeyCode::Backspace => self.change_filter(|typed| {
-                let end = typed.grapheme_indices(true).next_back().map_or(0, |(at, _)| at);
-                typed.truncate(end);
-            }),
-            KeyCode::Char(c) if !control && !c.is_control() => self.change_filter(|typed| typed.push(c)),
-            _ => {}
+            ListKey::Taken => SessionOutcome::Open,
         }
-        SessionOutcome::Open
-    }
-
-    fn change_filter(&mut self, change: impl FnOnce(&mut String)) {
-        change(&mut self.typed);
-        self.selected = 0;
     }
 
     /// Draws the filter, as much of the list as fits, and the keys.
@@ -141,12 +112,16 @@ impl SessionList {
         let dim = theme.style(Role::Dim);
         let below: u16 = u16::from(area.height >= 5);
         let person = theme.style(Role::Person);
-        rows.put(&[("Conversation: ", theme.style(Role::Heading)), (&self.typed, person), ("▏", person)]);
+        rows.put(&[
+            ("Conversation: ", theme.style(Role::Heading)),
+            (self.filter.typed(), person),
+            ("▏", person),
+        ]);
         let room = usize::from(area.height.saturating_sub(1 + below));
-        let count = self.matches().count();
-        let first = (self.selected + 1).saturating_sub(room);
+        let (count, selected) = (self.matches().count(), self.filter.selected());
+        let first = (selected + 1).saturating_sub(room);
         for (place, entry) in self.matches().enumerate().skip(first).take(room) {
-            self.row(entry, place == self.selected, &mut rows, theme);
+            self.row(entry, place == selected, &mut rows, theme);
         }
         if count == 0 && room > 0 {
             let words = match &self.entries {
@@ -158,8 +133,7 @@ impl SessionList {
         }
         if below > 0 {
             rows.next = area.bottom() - below;
-            let place =
-                if count > room { format!("{} of {count}; ", self.selected + 1) } else { String::new() };
+            let place = if count > room { format!("{} of {count}; ", selected + 1) } else { String::new() };
             let (words, style) = match (self.deleting, self.problem.is_empty()) {
                 (true, _) => {
                     ("  Delete again deletes it for good; any other key keeps it".to_owned(), Role::Warning)
@@ -176,7 +150,6 @@ impl SessionList {
 
     fn row(&self, entry: &SessionEntry, selected: bool, rows: &mut RowWriter<'_>, theme: Theme) {
         let width = usize::from(rows.area.width);
-        let row = Rect { y: rows.next, height: 1, ..rows.area }.intersection(rows.area);
         let needs =
             |columns: &[usize]| 2 + TITLE_MIN + columns.iter().map(|column| column + 2).sum::<usize>();
         let mut right = String::new();
@@ -192,13 +165,8 @@ impl SessionList {
         }
         let title = fitted(&entry.title, width.saturating_sub(2 + right.width()));
         let mark = if selected { "> " } else { "  " };
-        rows.put(&[
-            (mark, theme.style(Role::Person)),
-            (&title, theme.style(Role::Text)),
-            (&right, theme.style(Role::Dim)),
-        ]);
-        if selected {
-            rows.buf.set_style(row, theme.style(Role::Selected));
-        }
+        let (text, dim) = (theme.style(Role::Text), theme.style(Role::Dim));
+        let pieces = [(mark, theme.style(Role::Person)), (&*title, text), (&*right, dim)];
+        if selected { rows.put_over(&pieces, theme.style(Role::Selected)) } else { rows.put(&pieces) }
     }
 }

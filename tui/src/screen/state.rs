@@ -67,6 +67,8 @@ pub struct Screen {
     /// The list of earlier conversations, while it is open.
     pub(super) sessions: Option<SessionList>,
     pub(super) message: Option<StatusMessage>,
+    /// How far the loading of a model has come.
+    pub(super) loading: Option<String>,
     /// Messages that are sent after the answer in progress, the oldest first.
     pub(super) queued: Vec<String>,
     /// Suggestions for the text before the cursor.
@@ -108,6 +110,7 @@ impl Screen {
             finder: None,
             mouse: true,
             sessions: None,
+            loading: None,
             message: None,
             queued: Vec::new(),
             palette: Palette::default(),

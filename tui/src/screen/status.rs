@@ -45,7 +45,7 @@ impl Screen {
                 let previous = filter::clean_line(&self.chat.facts().model);
                 format!("cancelling, then loading {previous} again")
             } else {
-                doing.to_owned()
+                self.loading.as_deref().unwrap_or(doing).to_owned()
             };
             return Some((Role::Accent, format!("{} {doing}", self.spinner())));
         }
@@ -138,8 +138,8 @@ impl Screen {
         }
         list.extend(self.context());
         let memory = self.experts.map().memory;
-        if let Some(owned) = memory.owned_bytes {
-            list.push(item(4, format!("RAM {}", figures::bytes_of(owned, memory.budget_bytes))));
+        if let Some(text) = figures::memory_short(&memory) {
+            list.push(item(4, format!("RAM {text}")));
         }
         let hits = self.experts.rates().hit_rate.or_else(|| self.last_hit_rate());
         // If all experts are resident, every use is a hit and the rate says nothing.

@@ -7,6 +7,7 @@ mod models;
 mod palette;
 mod pictures;
 mod reading;
+mod scripts;
 mod sessions;
 
 use std::time::Duration;

@@ -6,18 +6,16 @@
 use std::ops::Range;
 
 use moelten_loader::spec::KdaSpec;
-use moelten_quant::Kernels;
 
 use super::contract::Mixer;
-use super::history::{History, keep_last};
+use super::recurrence::{
+    MOST_HEAD_DIM, ShortConv, begin, delta_rule, finish, norm_queries_and_keys, sigmoid, softplus,
+};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{AttentionScratch, DeltaScratch, PASS, ProductScratch};
 use crate::state::LayerState;
-
-/// Added to the sum of squares of queries and keys.
-const L2_EPS: f32 = 1e-6;
 
 /// One matrix, or two with a narrow vector between.
 #[derive(Debug, Clone)]
@@ -54,68 +52,13 @@ pub struct Kda {
 }
 
 impl Kda {
-    /// The convolutions of some tokens and their activation, then norms of queries and keys, into `out`,
-    /// `[tokens, 3 * inner]`. `before` are the inputs of the tokens before them, which become those of the
-    /// last ones.
-    fn convolve(&self, compute: Compute<'_>, before: &mut [f32], x: &[f32], out: &mut [f32]) {
-        let KdaSpec { heads, head_dim, conv_kernel: taps, .. } = self.spec;
-        let channels = 3 * self.spec.inner();
-        let history = History { before: &*before, present: x, width: channels };
-        compute.pool.rows(out, channels, |range, out| {
-            for (t, out) in range.zip(out.chunks_exact_mut(channels)) {
-                for (channel, out) in out.iter_mut().enumerate() {
-                    let sum = history.convolve(t, channel, &self.conv[channel * taps..][..taps], 0.0);
-                    *out = sum / (1.0 + (-sum).exp());
-                }
-                for (head, numbers) in out.chunks_exact_mut(head_dim).take(2 * heads).enumerate() {
-                    let root = if head < heads { (head_dim as f32).sqrt().recip() } else { 1.0 };
-                    let size = (compute.kernels.dot(numbers, numbers) + L2_EPS).sqrt().recip();
-                    compute.kernels.scale(size * root, numbers);
-                }
-            }
-        });
-        keep_last(before, x, channels);
-    }
-
     /// What a row of a head's matrix keeps, for the logit of its rate.
     fn keep(&self, logit: f32, head: usize, row: usize) -> f32 {
         let x = logit + self.rate_bias[head * self.spec.head_dim + row];
         let decay = self.decay[head];
         match self.spec.lower_bound {
             Some(bound) => (bound / (1.0 + (decay * x).exp())).exp(),
-            None => {
-                // ln(1 + e^x), which is x where e^x would lose the 1.
-                let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
-                (decay * softplus).exp()
-            }
-        }
-    }
-
-    /// One token of a head: `memory` is `[head_dim, head_dim]`, the others are `[head_dim]`. `keep` returns
-    /// what a row keeps.
-    #[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-    fn step(
-        kernels: &Kernels,
-        memory: &mut [f32],
-        (q, k, v): (&[f32], &[f32], &[f32]),
-        keep: impl Fn(usize) -> f32,
-        strength: f32,
-        change: &mut [f32],
-        out: &mut [f32],
-    ) {
-        let width = v.len();
-        change.fill(0.0);
-        for (row, (cells, &k)) in memory.chunks_exact_mut(width).zip(k).enumerate() {
-            kernels.scale(keep(row), cells);
-            kernels.axpy(k, cells, change);
-        }
-        for (change, v) in change.iter_mut().zip(v) {
-            *change = strength * (v - *change);
-        }
-        out.fill(0.0);
-        for ((cells, &k), &q) in memory.chunks_exact_mut(width).zip(k).zip(q) {
-            kernels.axpy(k, change, cells);
-            kernels.axpy(q, cells, out);
+            None => (decay * softplus(x)).exp(),
         }
     }
 }
@@ -181,51 +124,32 @@ impl Mixer for Kda {
         tokens: Range<usize>,
         s: &mut AttentionScratch,
     ) {
-        let LayerState::Recurrent(state) = state else { unreachable!("the model gives it this state") };
         let KdaSpec { heads, head_dim, .. } = self.spec;
         let inner = self.spec.inner();
         let wide = 3 * inner;
         let DeltaScratch { channels, convolved, steps, rates, by_head, mixed, .. } = &mut s.delta;
-        let (from, to) = state.step();
-        let (taps, memories) = to.split_at_mut(self.spec.taps_kept());
-        let from = from.map(|from| from.split_at(self.spec.taps_kept()));
-        if let Some((from, _)) = from {
-            taps.copy_from_slice(from);
-        }
-        let x = &channels[tokens.start * wide..tokens.end * wide];
+        let (taps, memories) = begin(state, self.spec.taps_kept());
         let convolved = &mut convolved[..tokens.len() * wide];
-        self.convolve(compute, taps, x, convolved);
-        let (convolved, count) = (&*convolved, tokens.len());
+        let kernels = compute.kernels;
+        let conv = ShortConv { taps: &self.conv, bias: &[], width: wide };
+        conv.run(compute, taps, &channels[tokens.start * wide..tokens.end * wide], convolved, |row| {
+            norm_queries_and_keys(kernels, row, heads, head_dim);
+        });
+        let convolved = &*convolved;
         let steps = &steps[tokens.start * heads..tokens.end * heads];
         let rates = &rates[tokens.start * inner..tokens.end * inner];
-        let of_head = head_dim * head_dim;
-        let by_head = &mut by_head[..count * inner];
-        let both = ((memories, of_head), (&mut *by_head, count * head_dim));
-        compute.pool.chunks_of_two(both.0, both.1, 1, |range, memories, out| {
-            let all = memories.chunks_exact_mut(of_head).zip(out.chunks_exact_mut(count * head_dim));
+        let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], head_dim);
+        memories.heads(compute.pool, (head_dim * head_dim, 1), by_head, outputs, |head, memory, out| {
             let mut change = [0.0; MOST_HEAD_DIM];
             let change = &mut change[..head_dim];
-            for (head, (memory, out)) in range.zip(all) {
-                if let Some((_, from)) = from {
-                    memory.copy_from_slice(&from[head * of_head..][..of_head]);
-                }
-                for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
-                    let row = &convolved[t * wide + head * head_dim..];
-                    let (q, k, v) =
-                        (&row[..head_dim], &row[inner..][..head_dim], &row[2 * inner..][..head_dim]);
-                    let logits = &rates[t * inner + head * head_dim..][..head_dim];
-                    let keep = |row: usize| self.keep(logits[row], head, row);
-                    let strength = 1.0 / (1.0 + (-steps[t * heads + head]).exp());
-                    Self::step(compute.kernels, memory, (q, k, v), keep, strength, change, out);
-                }
+            for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
+                let row = &convolved[t * wide + head * head_dim..];
+                let qkv = (&row[..head_dim], &row[inner..][..head_dim], &row[2 * inner..][..head_dim]);
+                let logits = &rates[t * inner + head * head_dim..][..head_dim];
+                let keep = |row: usize| self.keep(logits[row], head, row);
+                delta_rule(kernels, memory, qkv, keep, sigmoid(steps[t * heads + head]), change, out);
             }
         });
-        let mixed = &mut mixed[tokens.start * inner..tokens.end * inner];
-        for (t, mixed) in mixed.chunks_exact_mut(inner).enumerate() {
-            for (head, to) in mixed.chunks_exact_mut(head_dim).enumerate() {
-                to.copy_from_slice(&by_head[(head * count + t) * head_dim..][..head_dim]);
-            }
-        }
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
@@ -240,24 +164,13 @@ impl Mixer for Kda {
         products: &mut ProductScratch,
         out: &mut [f32],
     ) -> &'s [f32] {
-        let inner = self.spec.inner();
-        let tokens = out.len() / self.out.weight.rows;
-        let DeltaScratch { mixed, gates, .. } = &mut s.delta;
-        let mixed = &mut mixed[..tokens * inner];
-        compute.pool.rows(mixed, inner, |range, mixed| {
+        finish(compute, &self.out, &mut s.delta, products, out, |mixed, gates| {
             rms_in_place(compute.kernels, mixed, &self.norm, self.spec.norm_eps);
-            let gates = &gates[range.start * inner..range.end * inner];
-            mixed.iter_mut().zip(gates).for_each(|(x, gate)| *x *= 1.0 / (1.0 + (-gate).exp()));
-        });
-        compute.pack(mixed, inner, [self.out.weight.format], &mut products.packed);
-        compute.linear(&self.out, &products.packed, out, &mut products.grouped);
-        mixed
+            mixed.iter_mut().zip(gates).for_each(|(x, &gate)| *x *= sigmoid(gate));
+        })
     }
 
     fn pass_tokens(&self) -> usize {
         PASS
     }
 }
-
-/// The widest head; the lowering refuses wider ones.
-const MOST_HEAD_DIM: usize = 1024;

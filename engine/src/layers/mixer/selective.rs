@@ -8,7 +8,7 @@ use std::ops::Range;
 use moelten_loader::spec::SelectiveSpec;
 
 use super::contract::Mixer;
-use super::history::{History, keep_last};
+use super::recurrence::{ShortConv, begin, finish, silu, softplus};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -55,31 +55,13 @@ struct Inputs<'a> {
 }
 
 impl Selective {
-    /// The convolution of some tokens and its activation, into `out`, `[tokens, inner]`. `before` are the
-    /// inputs of the tokens before them, which become those of the last ones.
-    fn convolve(&self, compute: Compute<'_>, before: &mut [f32], x: &[f32], out: &mut [f32]) {
-        let (inner, taps) = (self.spec.inner, self.spec.conv_kernel);
-        let history = History { before: &*before, present: x, width: inner };
-        compute.pool.rows(out, inner, |range, out| {
-            for (t, out) in range.zip(out.chunks_exact_mut(inner)) {
-                for (channel, out) in out.iter_mut().enumerate() {
-                    let bias = self.conv_bias.get(channel).copied().unwrap_or(0.0);
-                    let sum = history.convolve(t, channel, &self.conv[channel * taps..][..taps], bias);
-                    *out = sum / (1.0 + (-sum).exp());
-                }
-            }
-        });
-        keep_last(before, x, inner);
-    }
-
     /// All tokens of a channel: `memory` is `[state]`, `out` is `[tokens]`.
     fn channel(&self, channel: usize, inputs: Inputs<'_>, memory: &mut [f32], out: &mut [f32]) {
         let SelectiveSpec { inner, state, rank, .. } = self.spec;
         let decay = &self.decay[channel * state..][..state];
         for (t, out) in out.iter_mut().enumerate() {
             let (x, logit) = (inputs.x[t * inner + channel], inputs.steps[t * inner + channel]);
-            // ln(1 + e^x), which is x where e^x would lose the 1.
-            let step = if logit > 20.0 { logit } else { logit.exp().ln_1p() };
+            let step = softplus(logit);
             let projected = &inputs.projected[t * self.spec.projected() + rank..][..2 * state];
             let (b, c) = projected.split_at(state);
             let mut sum = 0.0;
@@ -123,19 +105,13 @@ impl Mixer for Selective {
         tokens: Range<usize>,
         s: &mut AttentionScratch,
     ) {
-        let LayerState::Recurrent(state) = state else { unreachable!("the model gives it this state") };
         let SelectiveSpec { inner, state: width, rank, norm_eps, .. } = self.spec;
-        let (from, to) = state.step();
-        let (taps, memories) = to.split_at_mut(self.spec.taps_kept());
-        if let Some(from) = from {
-            let (from_taps, from_memories) = from.split_at(self.spec.taps_kept());
-            taps.copy_from_slice(from_taps);
-            memories.copy_from_slice(from_memories);
-        }
+        let (taps, memories) = begin(state, self.spec.taps_kept());
         let DeltaScratch { channels, convolved, steps, rates, by_head, mixed, inner: own, .. } = &mut s.delta;
         let count = tokens.len();
         let convolved = &mut convolved[..count * inner];
-        self.convolve(compute, taps, &channels[tokens.start * inner..tokens.end * inner], convolved);
+        let conv = ShortConv { taps: &self.conv, bias: &self.conv_bias, width: inner };
+        conv.run(compute, taps, &channels[tokens.start * inner..tokens.end * inner], convolved, |_| {});
         compute.pack(convolved, inner, [self.project.weight.format], &mut own.packed);
         let projected = &mut steps[..count * self.spec.projected()];
         compute.linear(&self.project, &own.packed, projected, &mut own.grouped);
@@ -154,18 +130,10 @@ impl Mixer for Selective {
         let logits = &mut rates[..count * inner];
         compute.linear(&self.step, &own.packed, logits, &mut own.grouped);
         let inputs = Inputs { x: convolved, steps: logits, projected };
-        let by_channel = &mut by_head[..count * inner];
-        let both = ((memories, width), (&mut *by_channel, count));
-        compute.pool.chunks_of_two(both.0, both.1, CHANNELS, |range, memories, out| {
-            let all = memories.chunks_exact_mut(width).zip(out.chunks_exact_mut(count));
-            for (channel, (memory, out)) in range.zip(all) {
-                self.channel(channel, inputs, memory, out);
-            }
+        let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], 1);
+        memories.heads(compute.pool, (width, CHANNELS), by_head, outputs, |channel, memory, out| {
+            self.channel(channel, inputs, memory, out);
         });
-        let mixed = &mut mixed[tokens.start * inner..tokens.end * inner];
-        for (t, mixed) in mixed.chunks_exact_mut(inner).enumerate() {
-            mixed.iter_mut().enumerate().for_each(|(channel, to)| *to = by_channel[channel * count + t]);
-        }
     }
 
     fn skip(&self, tokens: Range<usize>, s: &mut AttentionScratch) {
@@ -180,17 +148,9 @@ impl Mixer for Selective {
         products: &mut ProductScratch,
         out: &mut [f32],
     ) -> &'s [f32] {
-        let inner = self.spec.inner;
-        let tokens = out.len() / self.out.weight.rows;
-        let DeltaScratch { mixed, gates, .. } = &mut s.delta;
-        let mixed = &mut mixed[..tokens * inner];
-        compute.pool.rows(mixed, inner, |range, mixed| {
-            let gates = &gates[range.start * inner..range.end * inner];
-            mixed.iter_mut().zip(gates).for_each(|(x, gate)| *x *= gate / (1.0 + (-gate).exp()));
-        });
-        compute.pack(mixed, inner, [self.out.weight.format], &mut products.packed);
-        compute.linear(&self.out, &products.packed, out, &mut products.grouped);
-        mixed
+        finish(compute, &self.out, &mut s.delta, products, out, |mixed, gates| {
+            mixed.iter_mut().zip(gates).for_each(|(x, &gate)| *x *= silu(gate));
+        })
     }
 
     fn pass_tokens(&self) -> usize {

@@ -47,7 +47,8 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 15] = [
+pub const NARROW: [&str; 16] = [
+    "glam",
     "dsmoe",
     "deepseek3",
     "glm4moelite",

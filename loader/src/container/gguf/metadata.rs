@@ -174,6 +174,30 @@ impl Array {
         }
     }
 
+    /// The elements, each as a value of its own.
+    pub fn values(&self) -> Box<dyn Iterator<Item = Value> + '_> {
+        fn each<'a, T: Clone>(
+            values: &'a [T],
+            value: impl Fn(T) -> Value + 'a,
+        ) -> Box<dyn Iterator<Item = Value> + 'a> {
+            Box::new(values.iter().cloned().map(value))
+        }
+        match self {
+            Self::U8(v) => each(v, Value::U8),
+            Self::I8(v) => each(v, Value::I8),
+            Self::U16(v) => each(v, Value::U16),
+            Self::I16(v) => each(v, Value::I16),
+            Self::U32(v) => each(v, Value::U32),
+            Self::I32(v) => each(v, Value::I32),
+            Self::F32(v) => each(v, Value::F32),
+            Self::Bool(v) => each(v, Value::Bool),
+            Self::Str(v) => each(v, Value::Str),
+            Self::U64(v) => each(v, Value::U64),
+            Self::I64(v) => each(v, Value::I64),
+            Self::F64(v) => each(v, Value::F64),
+        }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         match self {

@@ -1,5 +1,5 @@
-//! Vocabularies from Hugging Face folders: `tokenizer.json`, and the small files beside it with begin and end
-//! tokens.
+//! Vocabularies from Hugging Face folders: `tokenizer.json`, or older files in its place, and the small files
+//! beside it with begin and end tokens.
 //!
 //! The file is read into types of this crate, with limits. Only its pipeline descriptions (normaliser,
 //! pre-tokenizer) are passed to the tokenizers crate. It must not know GGUF.
@@ -17,6 +17,7 @@ use super::build::{Matching, Parts, vocabulary};
 use super::charsmap;
 use super::cuts::Algorithm;
 use super::kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
+use super::spm;
 use super::stages::Stage;
 use super::stream::{Spelling, VocabPiece, byte_of};
 use crate::error::{Fault, LoadError, Result};
@@ -30,16 +31,24 @@ const PIPELINE_BYTES_MAX: usize = 4 << 20;
 /// Reads the folder into parts; also gives the path of the main file, for messages.
 pub(super) fn parts(dir: &Path, notices: &mut Vec<String>) -> Result<(PathBuf, Parts)> {
     let path = dir.join("tokenizer.json");
-    let Some(text) = json::read_text(&path, FILE_BYTES_MAX)? else {
+    let Some(text) = whole_text(dir, notices)? else {
         return Err(no_tokenizer(dir));
     };
     let parts = parts_of(&path, &text, Specials::read(dir, notices)?, notices)?;
     Ok((path, parts))
 }
 
-/// The text of a folder's `tokenizer.json`, as GGUF files can hold it; `None` if there is none.
+/// The text of a folder's `tokenizer.json`, as GGUF files can hold it; `None` if there is none, and no files
+/// that it could be made of.
 pub(super) fn source(dir: &Path) -> Result<Option<String>> {
-    json::read_text(&dir.join("tokenizer.json"), FILE_BYTES_MAX)
+    whole_text(dir, &mut Vec::new())
+}
+
+fn whole_text(dir: &Path, notices: &mut Vec<String>) -> Result<Option<String>> {
+    match json::read_text(&dir.join("tokenizer.json"), FILE_BYTES_MAX)? {
+        Some(text) => Ok(Some(text)),
+        None => spm::as_tokenizer_json(dir, notices),
+    }
 }
 
 /// Reads the text of a `tokenizer.json` that `path` holds, with the tokens that begin and end a text.
@@ -110,7 +119,7 @@ fn parts_of(path: &Path, text: &str, specials: Specials, notices: &mut Vec<Strin
 }
 
 fn no_tokenizer(dir: &Path) -> LoadError {
-    let old = ["tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"];
+    let old = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt"];
     match old.into_iter().find(|name| dir.join(name).exists()) {
         Some(name) => LoadError::Unsupported {
             path: dir.join(name),

@@ -26,11 +26,11 @@ pub struct FakeFile {
 /// What goes wrong. Numbers count down with every answer that they spoil.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
-    /// After so many bytes of a body the connection ends; so many times.
+    /// The connection ends after this many bytes of a body; in this many answers.
     pub cut: Option<(usize, u32)>,
-    /// After so many bytes nothing more comes; so many times.
+    /// Nothing more comes after this many bytes of a body; in this many answers.
     pub stall: Option<(usize, u32)>,
-    /// Requests of files are answered with this status; so many times.
+    /// Requests of files are answered with this status; this many times.
     pub status: Option<(u16, u32)>,
     /// Requests of the API are answered with this status and error code.
     pub refusal: Option<(u16, &'static str)>,
@@ -42,7 +42,7 @@ pub struct Faults {
     pub wrong_bytes: bool,
     /// Addresses of files redirect to themselves.
     pub redirect_loop: bool,
-    /// Files are said to have so many bytes more than they have.
+    /// Files are said to have this many bytes more than they have.
     pub longer: u64,
     /// Number in the addresses of the other host; those with another number are valid no more.
     pub signed: u32,

@@ -21,7 +21,7 @@ const CONFIG: &[u8] = b"{\"model_type\":\"mixtral\"}\n";
 struct Watching {
     notes: std::sync::Mutex<Vec<String>>,
     done: AtomicU64,
-    /// Stops when so many bytes have arrived; 0 for never.
+    /// Stops when this many bytes have arrived; 0 for never.
     stop_at: u64,
 }
 

@@ -6,8 +6,8 @@ use super::*;
 
 fn gives_back(chat: &mut Chat, bytes: u64) -> String {
     enter(chat, "again");
-    let cache = CacheStats { released_bytes: bytes, ..CacheStats::default() };
-    let stats = GenerateStats { prompt_tokens: 5, cache: Some(cache), ..GenerateStats::default() };
+    let memory = MemoryUse { released_bytes: bytes, ..MemoryUse::default() };
+    let stats = GenerateStats { prompt_tokens: 5, memory, ..GenerateStats::default() };
     let answer = Answer { text: "yes".into(), ids: vec![1], reason: StopReason::EndOfTurn, stats };
     said(&chat.handle(ChatEvent::Answered(Box::new(answer), at(0))))
 }

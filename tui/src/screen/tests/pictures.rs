@@ -41,6 +41,7 @@ fn watching() -> Person {
         |layer| ExpertRow { layer, slots: 6, cells: (0..16).map(cell).collect(), ..ExpertRow::default() };
     let memory = MemoryUse {
         owned_bytes: Some((6 << 30) / 5),
+        mapped_bytes: Some(40 << 20),
         budget_bytes: (43 << 30) / 10,
         slot_bytes: 1_000_000_000,
         released_bytes: 0,
