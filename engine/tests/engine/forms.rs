@@ -17,10 +17,9 @@ use moelten_quant::{Format, Isa};
 use crate::common::{How, distance, golden_in, greedy, logits, model, run, session, spread, stepwise, whole};
 
 /// Folders, and whether products with their weights are those of floats.
-const FOLDERS: [(&str, bool); 6] = [
+const FOLDERS: [(&str, bool); 5] = [
     ("gptoss-folder", true),
     ("gptoss-mxfp4", false),
-    ("qwen3moe-fp8", true),
     ("deepseek3-fp8", true),
     ("dbrx-folder", true),
     ("qwen3vlmoe", true),
@@ -230,10 +229,10 @@ fn patched(name: &str, old: &str, new: &str) -> (tempfile::TempDir, String) {
 
 #[test]
 fn scales_that_are_missing_or_do_not_fit_are_named() {
-    let (_dir, error) = patched("qwen3moe-fp8", "k_proj.weight_scale_inv", "k_proj.weight_scale_off");
-    assert!(error.contains("k_proj.weight_scale_inv") && error.contains("scales"), "{error}");
+    let (_dir, error) = patched("deepseek3-fp8", "o_proj.weight_scale_inv", "o_proj.weight_scale_off");
+    assert!(error.contains("o_proj.weight_scale_inv") && error.contains("scales"), "{error}");
     let (_dir, error) = patched(
-        "qwen3moe-fp8",
+        "deepseek3-fp8",
         "down_proj.weight_scale_inv\":{\"dtype\":\"F32\"",
         "down_proj.weight_scale_inv\":{\"dtype\":\"I32\"",
     );
@@ -249,9 +248,9 @@ fn scales_that_are_missing_or_do_not_fit_are_named() {
 #[test]
 fn weights_quantised_in_other_ways_are_refused_with_the_way() {
     let dir = tempfile::tempdir().unwrap();
-    let config = std::fs::read_to_string(path("qwen3moe-fp8").join("config.json")).unwrap();
+    let config = std::fs::read_to_string(path("deepseek3-fp8").join("config.json")).unwrap();
     std::fs::write(dir.path().join("config.json"), config.replace("\"fp8\"", "\"gptq\"")).unwrap();
-    std::fs::copy(path("qwen3moe-fp8").join("model.safetensors"), dir.path().join("model.safetensors"))
+    std::fs::copy(path("deepseek3-fp8").join("model.safetensors"), dir.path().join("model.safetensors"))
         .unwrap();
     let error = load(dir.path()).unwrap_err().to_string();
     assert!(error.contains("gptq") && error.contains("GGUF"), "{error}");
