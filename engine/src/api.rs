@@ -102,8 +102,22 @@ pub struct GpuUse {
     pub slots: usize,
     /// Bytes of this memory.
     pub bytes: u64,
+    /// It gives the bits of the CPU; otherwise answers may differ from those without it.
+    pub exact: bool,
     /// It failed and is not used any more.
     pub lost: bool,
+}
+
+impl GpuUse {
+    /// Share of the visited experts that it computed, 0 to 1; `None` without visits.
+    pub fn share(&self) -> Option<f64> {
+        share(self.computed, self.visited)
+    }
+
+    /// How its results compare with the CPU's: `exact` or `close`.
+    pub fn exactness(&self) -> &'static str {
+        if self.exact { "exact" } else { "close" }
+    }
 }
 
 /// Work of the expert cache for one answer.
@@ -216,6 +230,8 @@ pub struct ExpertMap {
     pub stalled: bool,
     /// Memory of the process and of the cache.
     pub memory: MemoryUse,
+    /// A GPU that has experts; `None` if there never was one.
+    pub gpu: Option<GpuUse>,
 }
 
 /// The experts of one bank.
@@ -272,6 +288,8 @@ pub enum ExpertPlace {
     Loading,
     /// In memory.
     Resident,
+    /// In the memory of a GPU, and perhaps in RAM too.
+    Device,
 }
 
 /// A prediction that a router would choose an expert.

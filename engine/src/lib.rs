@@ -19,7 +19,7 @@ mod weights;
 
 pub use error::{EngineError, Result};
 pub use experts::device::{
-    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, MatrixShape, expert_shapes, most_experts,
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, MatrixShape, expert_shapes, most_experts,
 };
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;

@@ -187,7 +187,7 @@ fn long_texts_elsewhere_match() {
 }
 
 /// What rounding keys and values to 11 bits may change, over 1,300 tokens.
-const LONG_F16: f32 = 2e-2;
+const LONG_F16: f32 = 3e-2;
 
 /// Folders whose file the other program writes with experts' gates and ups in one tensor.
 const FUSED: [&str; 2] = ["gemma4moe", "mistral4"];

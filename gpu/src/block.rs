@@ -106,8 +106,9 @@ pub(crate) struct Places {
 
 /// What parts of a slot are aligned to.
 const ALIGN: usize = 16;
-/// Largest number of rows or columns: sums of addresses stay far below 2^32.
-const MOST: usize = 1 << 20;
+/// Largest number of rows or columns: sums of addresses stay far below 2^32, and a dispatch has at most
+/// 65,535 workgroups of eight rows.
+const MOST: usize = 500_000;
 
 impl Block {
     /// Whether it can be computed here; otherwise the reason.

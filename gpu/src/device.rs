@@ -17,6 +17,8 @@ pub struct Gpu {
     limits: wgpu::Limits,
     /// The first thing that went wrong.
     fault: Arc<Mutex<Option<String>>>,
+    /// Most bytes of a slab, and the number of the first one that is refused.
+    slabs: (u64, usize),
 }
 
 impl Gpu {
@@ -39,7 +41,8 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error| note(&seen, first_line(&error))));
         let seen = Arc::clone(&fault);
         device.set_device_lost_callback(move |_, text| note(&seen, format!("the device was lost: {text}")));
-        Ok(Self { device, queue, adapter: adapter.clone(), limits, fault })
+        let slabs = (MOST_SLAB, usize::MAX);
+        Ok(Self { device, queue, adapter: adapter.clone(), limits, fault, slabs })
     }
 
     /// The adapter that it was opened on.
@@ -57,9 +60,34 @@ impl Gpu {
         self.device.destroy();
     }
 
+    /// Makes slabs of at most `bytes` bytes and has the driver refuse all from number `refused` on, as it
+    /// does when its memory is used up: a fault for tests.
+    pub fn run_out(&mut self, bytes: u64, refused: usize) {
+        self.slabs = (bytes, refused);
+    }
+
+    /// Bytes that the driver gives for slabs, up to `most`. They are free again afterwards.
+    pub fn room(&self, most: u64) -> u64 {
+        let (mut buffers, mut given) = (Vec::new(), 0);
+        while given + (1 << 20) <= most {
+            let bytes = (most - given).min(self.most_slab());
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+            let Ok(buffer) = self.scoped(|| self.buffer(bytes, usage)) else { break };
+            buffers.push(buffer);
+            given += bytes;
+        }
+        buffers.iter().for_each(wgpu::Buffer::destroy);
+        given
+    }
+
+    /// Bytes that the buffer of a slab has: more than any driver gives for one that is to be refused.
+    pub(crate) fn asked(&self, slab: u32, bytes: u64) -> u64 {
+        if slab as usize >= self.slabs.1 { self.limits.max_buffer_size.saturating_add(4) & !3 } else { bytes }
+    }
+
     /// Most bytes of a slab, a multiple of four.
     pub(crate) fn most_slab(&self) -> u64 {
-        let limits = [self.limits.max_storage_buffer_binding_size, self.limits.max_buffer_size, MOST_SLAB];
+        let limits = [self.limits.max_storage_buffer_binding_size, self.limits.max_buffer_size, self.slabs.0];
         limits.into_iter().min().unwrap_or(0) & !3
     }
 

@@ -27,7 +27,7 @@ pub enum GpuError {
         /// Bytes of a slot.
         smallest: u64,
     },
-    /// The driver computes other bits than the CPU in both arithmetics.
+    /// The results of the driver are not those of the CPU in any arithmetic that was allowed.
     #[error("it does not compute exactly: {0}")]
     Inexact(String),
     /// The device was lost, or the driver reported an error.

@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
-use moelten_quant::{BLOCK, Line, QMatrix};
+use moelten_quant::{BLOCK, Kernels, Line, QMatrix};
 
 use crate::block::{Activation, Block, ExpertBytes, Matrix};
 use crate::device::Gpu;
 use crate::error::GpuError;
+use crate::product::Product;
 use crate::readback::{self, Readback};
-use crate::shader::{self, Arithmetic, GROUP, Job, NONE, RECORD};
+use crate::shader::{self, Arithmetic, Job, NONE, RECORD};
 use crate::slabs::{Slabs, Slot};
 use crate::speed::Speed;
 use crate::stage::{Layouts, Stage, little_endian};
@@ -53,6 +54,7 @@ pub struct Experts {
     /// Words of the answer that is being computed.
     asked: Option<usize>,
     speed: Speed,
+    head: Option<Product>,
 }
 
 /// A shape with its pipelines.
@@ -107,6 +109,7 @@ impl Experts {
             patience: FIRST_PATIENCE,
             asked: None,
             speed: Speed::default(),
+            head: None,
         })
     }
 
@@ -150,7 +153,8 @@ impl Experts {
                 let source = shader::rows(matrix.format, self.arithmetic);
                 let pipeline = layouts.pipeline(gpu, source, "rows")?;
                 let bind = layouts.bind_job(gpu, [x, o, &buffers.slots], &job);
-                stages.push(Stage { pipeline, bind, groups: matrix.rows.div_ceil(GROUP) as u32 });
+                let groups = matrix.rows.div_ceil(self.arithmetic.rows_of_group());
+                stages.push(Stage { pipeline, bind, groups: groups as u32 });
                 Ok::<(), GpuError>(())
             };
         let into_values = [&buffers.input, &buffers.values];
@@ -195,7 +199,7 @@ impl Experts {
         &self.gpu
     }
 
-    /// The arithmetic that was found to be exact.
+    /// The arithmetic that is used.
     pub fn arithmetic(&self) -> Arithmetic {
         self.arithmetic
     }
@@ -203,6 +207,49 @@ impl Experts {
     /// What was measured at the start.
     pub fn speed(&self) -> &Speed {
         &self.speed
+    }
+
+    /// How long an answer may take from now on: with no time at all every device hangs, a fault for tests.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// Copies the first rows of a model's head beside the experts, in `budget` bytes, with the arithmetic of
+    /// the experts. It is tested and measured.
+    ///
+    /// # Errors
+    /// As [`Product::open`].
+    pub fn add_head(
+        &mut self,
+        head: &QMatrix<'_>,
+        budget: u64,
+        kernels: &Kernels,
+    ) -> Result<&Product, GpuError> {
+        let product = Product::open(&self.gpu, &self.layouts, self.arithmetic, head, budget, kernels)?;
+        Ok(self.head.insert(product))
+    }
+
+    /// Begins to multiply the first `rows` rows of the head with one token's packed input.
+    ///
+    /// # Errors
+    /// Faults of the driver.
+    ///
+    /// # Panics
+    /// If there is no head, or an answer of it is being computed.
+    pub fn begin_head(&mut self, rows: usize, input: &[Line]) -> Result<(), GpuError> {
+        self.head.as_mut().expect("begin_head: there is one").begin(&self.gpu, rows, input)
+    }
+
+    /// Waits for the products of [`Self::begin_head`].
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    ///
+    /// # Panics
+    /// If nothing was begun, or `out` is of another length.
+    pub fn finish_head(&mut self, out: &mut [f32]) -> Result<(), GpuError> {
+        let head = self.head.as_mut().expect("finish_head: there is one");
+        head.finish(&self.gpu, self.patience, out)
     }
 
     /// Bytes that were allocated for slots.
@@ -391,11 +438,11 @@ impl Buffers {
     }
 }
 
-/// Slots of every bank: as many for each as there is room, then one more for the first ones. Those of a bank
-/// follow each other, so that a submission binds few slabs.
-fn share_out(slabs: &mut Slabs, needs: &Needs<'_>) -> Vec<Bank> {
+/// How many slots each bank gets of so many bytes in one piece: as many for each as there is room, then one
+/// more for the first ones.
+pub fn slots_in(needs: &Needs<'_>, bytes: u64) -> Vec<usize> {
     let size = |bank: &BankNeed| needs.blocks[bank.block].slot_bytes() as u64;
-    let mut left = slabs.bytes();
+    let mut left = bytes;
     let mut quotas = vec![0; needs.banks.len()];
     loop {
         let before = left;
@@ -406,9 +453,14 @@ fn share_out(slabs: &mut Slabs, needs: &Needs<'_>) -> Vec<Bank> {
             }
         }
         if left == before {
-            break;
+            return quotas;
         }
     }
+}
+
+/// Slots of every bank. Those of a bank follow each other, so that a submission binds few slabs.
+fn share_out(slabs: &mut Slabs, needs: &Needs<'_>) -> Vec<Bank> {
+    let quotas = slots_in(needs, slabs.bytes());
     let take = |(bank, &quota): (&BankNeed, &usize)| {
         let bytes = needs.blocks[bank.block].slot_bytes();
         let slots = (0..quota).map_while(|_| slabs.take(bytes)).collect();

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use moelten_quant::Line;
 
 use crate::error::GpuError;
-use crate::exact::{Random, Weights, made};
 use crate::experts::Experts;
+use crate::samples::{Random, Weights, made};
 use crate::speed::Speed;
 
 /// Rounds of which the fastest counts.

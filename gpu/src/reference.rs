@@ -33,7 +33,8 @@ pub(crate) fn expert(
     Reference { gate, up, hidden, out }
 }
 
-fn product(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>) -> Vec<f32> {
+/// A matrix times one packed input.
+pub(crate) fn product(kernels: &Kernels, w: QMatrix<'_>, x: Activations<'_>) -> Vec<f32> {
     let mut out = vec![0.0; w.rows()];
     kernels.matmul(w, x, &mut out);
     out

@@ -12,6 +12,8 @@ pub enum Arithmetic {
     Fused,
     /// In whole numbers: exact on every device that follows WGSL.
     Whole,
+    /// As `Fused`, but sums are added as a tree: fastest, and not exact.
+    Close,
 }
 
 impl Arithmetic {
@@ -20,13 +22,23 @@ impl Arithmetic {
         match self {
             Self::Fused => "fma",
             Self::Whole => "whole numbers",
+            Self::Close => "tree sums",
         }
+    }
+
+    /// Whether it may be used where no bit may differ.
+    pub fn is_exact(self) -> bool {
+        self != Self::Close
+    }
+
+    /// Rows of a workgroup of products.
+    pub(crate) fn rows_of_group(self) -> usize {
+        if self.is_exact() { 64 } else { 8 }
     }
 }
 
 const WHOLE: &str = include_str!("wgsl/whole.wgsl");
 const JOB: &str = include_str!("wgsl/job.wgsl");
-const ROWS: &str = include_str!("wgsl/rows.wgsl");
 const HIDDEN: &str = include_str!("wgsl/hidden.wgsl");
 const K_SCALES: &str = include_str!("wgsl/formats/k_scales.wgsl");
 const IQ4: &str = include_str!("wgsl/formats/iq4.wgsl");
@@ -36,9 +48,12 @@ const IQ4: &str = include_str!("wgsl/formats/iq4.wgsl");
 /// # Panics
 /// For a format without a kernel.
 pub(crate) fn rows(format: Format, arithmetic: Arithmetic) -> String {
-    let arithmetic = match arithmetic {
-        Arithmetic::Fused => include_str!("wgsl/arith_fused.wgsl"),
-        Arithmetic::Whole => include_str!("wgsl/arith_whole.wgsl"),
+    const FUSED: &str = include_str!("wgsl/arith_fused.wgsl");
+    const IN_ORDER: &str = include_str!("wgsl/rows.wgsl");
+    let (arithmetic, rows) = match arithmetic {
+        Arithmetic::Fused => (FUSED, IN_ORDER),
+        Arithmetic::Whole => (include_str!("wgsl/arith_whole.wgsl"), IN_ORDER),
+        Arithmetic::Close => (FUSED, include_str!("wgsl/rows_close.wgsl")),
     };
     let parts: &[&str] = match format {
         Format::Q4_0 => &[include_str!("wgsl/formats/q4_0.wgsl")],
@@ -51,7 +66,7 @@ pub(crate) fn rows(format: Format, arithmetic: Arithmetic) -> String {
         Format::Mxfp4 => &[include_str!("wgsl/formats/mxfp4.wgsl")],
         other => unreachable!("{other} was refused before"),
     };
-    [&[WHOLE, arithmetic, JOB], parts, &[ROWS]].concat().concat()
+    [&[WHOLE, arithmetic, JOB], parts, &[rows]].concat().concat()
 }
 
 /// The hidden layer; the entry point is `layer`.
@@ -100,8 +115,6 @@ pub(crate) struct Job {
 pub(crate) const NONE: u32 = u32::MAX;
 /// Words of a record of 32 activations.
 pub(crate) const RECORD: usize = 16;
-/// Rows of a workgroup of products.
-pub(crate) const GROUP: usize = 64;
 
 impl Job {
     pub fn words(&self) -> [u32; 12] {

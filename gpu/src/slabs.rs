@@ -75,7 +75,7 @@ fn slab(gpu: &Gpu, layouts: &Layouts, number: u32, bytes: u64) -> Result<Slab, G
     let bytes = (bytes & !15) - PADDING;
     gpu.scoped(|| {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
-        let buffer = gpu.buffer(bytes + PADDING, usage);
+        let buffer = gpu.buffer(gpu.asked(number, bytes + PADDING), usage);
         let uniform = gpu.buffer(16, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST);
         gpu.queue.write_buffer(&uniform, 0, &number.to_le_bytes());
         let bind = layouts.bind_slab(gpu, &buffer, &uniform);

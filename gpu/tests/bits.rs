@@ -3,8 +3,8 @@
 //! is the assertion; outputs of several experts at once are compared here.
 
 use moelten_gpu::{
-    Activation, AdapterKind, BankNeed, Block, Experts, FORMATS, Gpu, GpuError, Matrix, Needs, adapters,
-    random_expert,
+    Activation, AdapterKind, Arithmetic, BankNeed, Block, Exactness, Experts, FORMATS, Gpu, GpuError, Matrix,
+    Needs, adapters, random_expert,
 };
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, activations};
 
@@ -47,7 +47,7 @@ fn equal(gpu: Gpu, block: Block, slots: usize) -> Experts {
     let bank = BankNeed { block: 0, experts: slots };
     let needs = Needs { blocks: &[block], banks: &[bank], most_at_once: slots };
     let room = (slots * block.slot_bytes() + 64).max(1 << 10) as u64;
-    let mut experts = Experts::open(gpu, &needs, room, kernels()).expect("it is exact");
+    let mut experts = Experts::open(gpu, &needs, room, Exactness::Exact, kernels()).expect("it is exact");
     assert_eq!(experts.slots(0), slots);
     let input = input(block.d_model());
     let all: Vec<_> = (0..slots as u64).map(|seed| random_expert(&block, 100 + seed)).collect();
@@ -122,7 +122,7 @@ fn every_activation_and_biases_are_exact_in_every_stage() {
             }
             let bank = BankNeed { block: 0, experts: 1 };
             let needs = Needs { blocks: &[block], banks: &[bank], most_at_once: 1 };
-            Experts::open(gpu, &needs, 1 << 16, kernels())
+            Experts::open(gpu, &needs, 1 << 16, Exactness::Exact, kernels())
                 .unwrap_or_else(|error| panic!("{block:?}: {error}"));
         }
     }
@@ -155,6 +155,125 @@ fn too_little_memory_is_said() {
     let Some(gpu) = device() else { return };
     let block = block([Format::Q8_0; 3], 256, 256, Activation::Silu);
     let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 8 }], most_at_once: 2 };
-    let error = Experts::open(gpu, &needs, 4096, kernels()).expect_err("it holds none");
+    let error = Experts::open(gpu, &needs, 4096, Exactness::Exact, kernels()).expect_err("it holds none");
     assert!(matches!(error, GpuError::NoRoom { .. }), "{error}");
+}
+
+/// Opens a shape whose slabs hold one expert each, of which the driver refuses those from some number on.
+fn out_of_memory(refused: usize) -> Option<(Block, Result<Experts, GpuError>)> {
+    let mut gpu = device()?;
+    let block = block([Format::Q8_0; 3], 64, 64, Activation::Silu);
+    let slab = block.slot_bytes() as u64 + 32;
+    gpu.run_out(slab, refused);
+    let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 4 }], most_at_once: 4 };
+    Some((block, Experts::open(gpu, &needs, 4 * slab, Exactness::Exact, kernels())))
+}
+
+#[test]
+fn memory_that_ends_at_some_slab_gives_the_slots_before_it() {
+    for refused in 0..=4 {
+        let Some((block, opened)) = out_of_memory(refused) else { return };
+        if refused == 0 {
+            assert!(matches!(opened, Err(GpuError::NoRoom { given: 0, .. })), "{opened:?}");
+            continue;
+        }
+        let mut experts = opened.expect("some slabs are there");
+        assert_eq!(experts.slots(0), refused, "a slab holds one expert");
+        // All of them at once, out of several slabs, with the bits of the CPU.
+        let input = input(block.d_model());
+        let all: Vec<_> = (0..refused as u64).map(|seed| random_expert(&block, seed)).collect();
+        for (slot, expert) in all.iter().enumerate() {
+            experts.upload(0, slot, &expert.bytes()).expect("it takes an expert");
+        }
+        let mut out = vec![0.0; refused * block.d_model()];
+        experts.begin(0, &(0..refused).collect::<Vec<_>>(), &input).expect("it begins");
+        experts.finish(&mut out).expect("it answers");
+        for (expert, out) in all.iter().zip(out.chunks(block.d_model())) {
+            assert_eq!(bits(out), bits(&wanted(&block, &expert.bytes(), &input)), "{refused} slabs");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_does_not_answer_in_time_is_an_error() {
+    let Some(gpu) = device() else { return };
+    let mut experts = equal(gpu, block([Format::Q4_0; 3], 256, 256, Activation::Silu), 1);
+    experts.set_patience(std::time::Duration::ZERO);
+    // An answer may be there at once, but not always.
+    for _ in 0..1000 {
+        experts.begin(0, &[0], &input(256)).expect("it begins");
+        match experts.finish(&mut [0.0; 256]) {
+            Ok(()) => {}
+            Err(error) => return assert_eq!(error, GpuError::Hung(0)),
+        }
+    }
+    panic!("every answer came in no time");
+}
+
+#[test]
+fn room_is_counted_and_given_back() {
+    let Some(mut gpu) = device() else { return };
+    gpu.run_out(4 << 20, usize::MAX);
+    for _ in 0..3 {
+        assert_eq!(gpu.room(10 << 20), 10 << 20);
+    }
+    assert_eq!(gpu.room(1000), 0);
+}
+
+/// Tree sums differ from the CPU's in their last bits, and in no more: the test of the start compares sums,
+/// hidden layers and outputs one by one.
+#[test]
+fn close_pipelines_are_close_in_every_format() {
+    let mut other = 0;
+    for format in FORMATS {
+        let Some(gpu) = device() else { return };
+        let (ff, d) = if format.block_len() == 256 { (256, 512) } else { (96, 160) };
+        let block = block([format; 3], ff, d, Activation::Silu);
+        let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 2 }], most_at_once: 2 };
+        let room = 3 * block.slot_bytes() as u64;
+        let mut experts = Experts::open(gpu, &needs, room, Exactness::Close, kernels()).expect("it is close");
+        assert_eq!(experts.arithmetic(), Arithmetic::Close);
+        let (expert, input) = (random_expert(&block, 9), input(d));
+        experts.upload(0, 1, &expert.bytes()).expect("it takes an expert");
+        let mut out = vec![0.0; d];
+        experts.begin(0, &[1], &input).expect("it begins");
+        experts.finish(&mut out).expect("it answers");
+        let wanted = wanted(&block, &expert.bytes(), &input);
+        let most = wanted.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        // A code of the hidden layer may be rounded the other way.
+        for (got, wanted) in out.iter().zip(&wanted) {
+            assert!((got - wanted).abs() <= 0.02 * most, "{format}: {got}, not {wanted}");
+        }
+        other += out.iter().zip(&wanted).filter(|(got, wanted)| got != wanted).count();
+    }
+    assert!(other > 0, "it is another arithmetic");
+}
+
+/// A head: many rows, of which the device has as many as its memory holds, and computes as many as are asked.
+#[test]
+fn rows_of_a_head_are_exact() {
+    for (format, budget) in [(Format::Q8_0, 1 << 20), (Format::Q6K, 100 << 10)] {
+        let Some(gpu) = device() else { return };
+        let experts = block([Format::Q8_0; 3], 64, 64, Activation::Silu);
+        let needs =
+            Needs { blocks: &[experts], banks: &[BankNeed { block: 0, experts: 1 }], most_at_once: 1 };
+        let mut experts =
+            Experts::open(gpu, &needs, 1 << 16, Exactness::Exact, kernels()).expect("it is exact");
+        let (rows, cols) = (1000, 256);
+        let bytes = random_expert(&block([format; 3], 256 * 8, 256, Activation::Silu), 4);
+        let all = bytes.bytes().up.slice_rows(0..rows);
+        let held = experts.add_head(&all, budget, kernels()).expect("it takes rows").rows();
+        assert_eq!(held, if budget > 1 << 18 { 992 } else { 480 }, "whole groups of rows that fit");
+        let input = input(cols);
+        for asked in [held, 96, 32] {
+            let (mut out, mut wanted) = (vec![0.0; asked], vec![0.0; asked]);
+            experts.begin_head(asked, &input).expect("it begins");
+            experts.finish_head(&mut out).expect("it answers");
+            let x = Activations::new(ActivationKind::Q8, 1, cols, &input);
+            kernels().matmul(all.slice_rows(0..asked), x, &mut wanted);
+            assert_eq!(bits(&out), bits(&wanted), "{format}, {asked} rows");
+        }
+        let none = experts.add_head(&all, 1000, kernels()).expect_err("it holds none");
+        assert!(matches!(none, GpuError::NoRoom { .. }), "{none}");
+    }
 }

@@ -13,6 +13,10 @@ mod session;
 pub mod sizes;
 pub mod tuned;
 
+#[cfg(not(feature = "gpu"))]
+pub use compute::NoGpu as TriedGpu;
+#[cfg(feature = "gpu")]
+pub use compute::TriedGpu;
 pub use compute::{ComputeArgs, PrefetchArg};
 pub use files::{decoder_alone, load, mention, name};
 pub use oom::prefer_as_oom_victim;

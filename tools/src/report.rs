@@ -15,5 +15,6 @@ pub mod progress;
 pub mod quantize_plan;
 pub mod suggestion_words;
 pub mod type_choice;
+pub mod vram;
 pub mod waiting;
 pub mod windows;

@@ -15,6 +15,14 @@ impl ExpertStore {
     pub fn use_device(&self, offer: DeviceOffer) {
         let experts = self.tensors().banks().iter().map(|bank| bank.experts());
         let _ = self.device.set(DeviceTier::new(offer, experts));
+        self.show_device();
+    }
+
+    /// Shows the counters of the device to readers.
+    fn show_device(&self) {
+        if let Some(tier) = self.device.get() {
+            tier.with_stats(|stats| self.live().device.set(stats));
+        }
     }
 
     /// Counters of the device; `None` if there never was one.
@@ -49,6 +57,7 @@ impl ExpertStore {
     ) -> bool {
         let Some(tier) = self.tier() else { return false };
         tier.request(bank, ids, self.streams(), work);
+        self.show_device();
         if work.hits.is_empty() || tier.begin(bank, &work.hits, &input()) {
             return true;
         }
@@ -84,6 +93,55 @@ impl ExpertStore {
         true
     }
 
+    /// Begins to multiply rows of the head, of which there are `all`, with a token's packed input. Returns
+    /// how many of the first ones the device computes, and whether [`Self::check_head`] is to be called.
+    pub(crate) fn begin_head(&self, all: usize, input: &[Line]) -> (usize, bool) {
+        let Some(tier) = self.tier() else { return (0, false) };
+        let begun = tier.begin_head(all, input);
+        if !tier.alive() {
+            self.device_lost();
+        }
+        begun
+    }
+
+    /// Compares the rows of [`Self::begin_head`] with the CPU's. A device that gives others is dropped.
+    pub(crate) fn check_head(&self, wanted: &[f32]) {
+        let mut out = vec![0.0; wanted.len()];
+        let Some(tier) = self.tier().filter(|_| self.finish_head(&mut out)) else { return };
+        if !Self::agrees(tier, &out, wanted) {
+            tier.drop_device("it gave other bits than the CPU for the head".to_owned());
+            self.device_lost();
+        }
+    }
+
+    /// Waits for the rows of [`Self::begin_head`]. Returns whether they are there.
+    pub(crate) fn finish_head(&self, out: &mut [f32]) -> bool {
+        let done = self.tier().is_some_and(|tier| tier.finish_head(out));
+        if !done {
+            self.device_lost();
+        }
+        done
+    }
+
+    /// Notes how long the CPU took for rows of the head.
+    pub(crate) fn head_took(&self, took: Duration, rows: usize) {
+        if let Some(tier) = self.tier() {
+            tier.head_took(took, rows);
+        }
+    }
+
+    /// Whether a device's output counts as that of the CPU.
+    fn agrees(tier: &DeviceTier, got: &[f32], wanted: &[f32]) -> bool {
+        if tier.with_stats(|stats| stats.exact) {
+            return got
+                .iter()
+                .zip(wanted)
+                .all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+        }
+        let most = wanted.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+        got.iter().zip(wanted).all(|(a, b)| (a - b).abs() <= CLOSE * most || a.is_nan() && b.is_nan())
+    }
+
     /// Seconds to read `bytes` of experts; 0 where all experts are in memory, `None` while it is not known.
     fn seconds_to_read(&self, bytes: u64) -> Option<f64> {
         let Some(streamed) = self.streamed() else { return Some(0.0) };
@@ -107,15 +165,23 @@ impl ExpertStore {
             let mut out = vec![0.0; wanted.len()];
             let hit = super::tier::Hit { index: 0, slot: upload.slot };
             done = tier.begin(bank, &[hit], input) && tier.finish(&mut out);
-            let same = |(a, b): (&f32, &f32)| a == b || a.is_nan() && b.is_nan();
-            if done && !out.iter().zip(wanted).all(same) {
+            if done && !Self::agrees(tier, &out, wanted) {
                 tier.drop_device(format!("it gave other bits than the CPU for expert {}", upload.expert));
                 done = false;
             }
         }
+        if done && tier.copies_in_vain() {
+            tier.drop_device("copying experts to it takes longer than it saves".to_owned());
+            done = false;
+        }
         if !done {
             return self.device_lost();
         }
+        if let Some(evicted) = upload.evicts {
+            self.live().set_on_device(bank, evicted, false);
+        }
+        self.live().set_on_device(bank, upload.expert, true);
+        self.show_device();
         if let Some(streamed) = self.streamed() {
             let mut shared = streamed.readers.lock();
             if let Some(evicted) = upload.evicts {
@@ -135,11 +201,17 @@ impl ExpertStore {
 
     /// After the device was dropped: the cache keeps all experts that its ranking says.
     fn device_lost(&self) {
+        self.live().nothing_on_device();
+        self.show_device();
         if let Some(streamed) = self.streamed() {
             streamed.readers.lock().cache.nothing_elsewhere();
         }
     }
 }
+
+/// How far outputs of a device that is not exact may be from the CPU's, as a share of the largest: a code of
+/// the hidden layer that is rounded the other way is a part of this.
+const CLOSE: f32 = 0.02;
 
 /// What an expert gives for an input on the CPU, to compare with.
 pub(crate) struct Check<'a> {

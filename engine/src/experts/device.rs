@@ -64,11 +64,40 @@ pub trait ExpertDevice: Send {
     /// What went wrong, in words.
     fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), String>;
 
-    /// Waits for the outputs of what was begun, `[slots, d_model]`, with the bits that the CPU would give.
+    /// Waits for the outputs of what was begun, `[slots, d_model]`: those of the CPU as
+    /// [`DeviceOffer::exact`] says.
     ///
     /// # Errors
     /// What went wrong, in words.
     fn finish(&mut self, out: &mut [f32]) -> Result<(), String>;
+
+    /// Begins to multiply the first rows of the head with the packed input of one token: at most those of
+    /// [`DeviceOffer::head`].
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn begin_head(&mut self, _rows: usize, _input: &[Line]) -> Result<(), String> {
+        Err("it has no head".to_owned())
+    }
+
+    /// Waits for the products of [`Self::begin_head`], as [`Self::finish`] does.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn finish_head(&mut self, _out: &mut [f32]) -> Result<(), String> {
+        Err("it has no head".to_owned())
+    }
+}
+
+/// The first rows of a model's head on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadOffer {
+    /// How many.
+    pub rows: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// From a submission of all of them to their results.
+    pub time: Duration,
 }
 
 /// A device that was tested and measured, with what it offers.
@@ -77,12 +106,16 @@ pub struct DeviceOffer {
     pub device: Box<dyn ExpertDevice>,
     /// Its name, for people.
     pub name: String,
-    /// How it computes the CPU's bits, for people.
+    /// How it computes, for people.
     pub arithmetic: String,
+    /// Whether it gives the bits of the CPU. Otherwise they are close, and answers depend on what it has.
+    pub exact: bool,
     /// Slots for each bank of the model.
     pub slots: Vec<usize>,
     /// Bytes of all slots.
     pub bytes: u64,
+    /// Rows of the model's head beside them, if there are any.
+    pub head: Option<HeadOffer>,
     /// From a submission to its results, without computing.
     pub launch: Duration,
     /// More for each expert, by bank.

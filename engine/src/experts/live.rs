@@ -9,6 +9,7 @@ use std::time::Duration;
 use moelten_loader::spec::BankKey;
 use moelten_loader::tensors::bank::ExpertBank;
 
+use super::live_device::LiveDevice;
 use super::stats::{Phase, PhaseStats, StoreStats};
 use crate::api::{ExpertCell, ExpertMap, ExpertPlace, ExpertPrediction, ExpertRow, ExpertUse, MemoryUse};
 use crate::runtime::memory;
@@ -27,6 +28,8 @@ pub struct LiveState {
     read_bytes: AtomicU64,
     reads: AtomicU64,
     stalled: AtomicBool,
+    /// Counters of a device.
+    pub(super) device: LiveDevice,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,8 @@ struct BankState {
     slots: AtomicUsize,
     /// The [`code`] of each expert's place.
     places: Vec<AtomicU8>,
+    /// Whether a device has each expert.
+    on_device: Vec<AtomicBool>,
     /// The clock at each expert's last use; 0 if it was never used.
     used: Vec<AtomicU64>,
     /// Twice the clock at each expert's last prediction, plus 1 if it was correct; 0 if it was never
@@ -83,6 +88,7 @@ impl LiveState {
             key,
             slots: AtomicUsize::new(slots),
             places: (0..experts).map(|_| AtomicU8::new(0)).collect(),
+            on_device: (0..experts).map(|_| AtomicBool::new(false)).collect(),
             used: (0..experts).map(|_| AtomicU64::new(0)).collect(),
             predictions: (0..experts).map(|_| AtomicU64::new(0)).collect(),
             requested: AtomicU64::new(0),
@@ -99,6 +105,7 @@ impl LiveState {
             read_bytes: AtomicU64::new(0),
             reads: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
+            device: LiveDevice::default(),
         }
     }
 
@@ -146,6 +153,16 @@ impl LiveState {
     /// Shows where an expert is now.
     pub fn set_place(&self, bank: usize, expert: u32, place: ExpertPlace) {
         self.banks[bank].places[expert as usize].store(code(place), Relaxed);
+    }
+
+    /// Shows whether a device has an expert.
+    pub fn set_on_device(&self, bank: usize, expert: u32, has: bool) {
+        self.banks[bank].on_device[expert as usize].store(has, Relaxed);
+    }
+
+    /// Shows that no device has any expert.
+    pub fn nothing_on_device(&self) {
+        self.banks.iter().flat_map(|bank| &bank.on_device).for_each(|has| has.store(false, Relaxed));
     }
 
     /// Shows how many experts a bank keeps resident between requests.
@@ -199,6 +216,7 @@ fn code(place: ExpertPlace) -> u8 {
         ExpertPlace::Absent => 0,
         ExpertPlace::Loading => 1,
         ExpertPlace::Resident => 2,
+        ExpertPlace::Device => 3,
     }
 }
 
@@ -206,7 +224,8 @@ fn place(code: u8) -> ExpertPlace {
     match code {
         0 => ExpertPlace::Absent,
         1 => ExpertPlace::Loading,
-        _ => ExpertPlace::Resident,
+        2 => ExpertPlace::Resident,
+        _ => ExpertPlace::Device,
     }
 }
 
@@ -228,10 +247,13 @@ impl LiveView {
         // The pass goes on while this reads: a stamp may be later than the clock that was read first.
         let age = |stamp: u64| clock.saturating_sub(stamp);
         let row = |bank: &BankState| {
-            let cell = |((place_code, used), predicted): ((&AtomicU8, &AtomicU64), &AtomicU64)| {
-                let (used, predicted) = (used.load(Relaxed), predicted.load(Relaxed));
+            let cell = |expert: usize| {
+                let of = |stamps: &[AtomicU64]| stamps[expert].load(Relaxed);
+                let (used, predicted) = (of(&bank.used), of(&bank.predictions));
+                let on_device = bank.on_device[expert].load(Relaxed);
+                let here = place(bank.places[expert].load(Relaxed));
                 ExpertCell {
-                    place: place(place_code.load(Relaxed)),
+                    place: if on_device { ExpertPlace::Device } else { here },
                     used: (used > 0).then(|| age(used)),
                     prediction: (predicted > 0)
                         .then(|| ExpertPrediction { correct: predicted & 1 == 1, age: age(predicted >> 1) }),
@@ -241,7 +263,7 @@ impl LiveView {
                 layer: bank.key.layer,
                 bank: bank.key.bank,
                 slots: bank.slots.load(Relaxed),
-                cells: bank.places.iter().zip(&bank.used).zip(&bank.predictions).map(cell).collect(),
+                cells: (0..bank.places.len()).map(cell).collect(),
                 requested: bank.requested.load(Relaxed),
                 missed: bank.missed.load(Relaxed),
                 chosen: bank.chosen.load(Relaxed),
@@ -256,6 +278,7 @@ impl LiveView {
             reads: state.reads.load(Relaxed),
             stalled: state.stalled.load(Relaxed),
             memory: self.memory(),
+            gpu: state.device.read(),
         }
     }
 

@@ -4,11 +4,12 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moelten_quant::Line;
 
 use super::device::{DeviceOffer, ExpertDevice, ExpertView};
+use super::head_share::HeadShare;
 use super::policy::{Policy, Ranking};
 
 /// Most uploads for one token in one layer.
@@ -21,6 +22,11 @@ const VERIFY_EVERY: u64 = 1024;
 const JUDGE_EVERY: u32 = 256;
 /// Layers that are computed without the device before its times are compared with the CPU's.
 const LEARN: u32 = 16;
+/// A copy to the device may take as long as an expert takes without the device in so many uses. What it
+/// takes beyond that counts as waiting.
+const PAYS_AFTER: f64 = 16.0;
+/// Seconds of waiting in vain after which nothing more is awaited.
+const MOST_IN_VAIN: f64 = 5.0;
 
 /// An expert that is computed by the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +64,18 @@ pub struct DeviceWork {
 pub struct DeviceStats {
     /// What people know the device by.
     pub name: String,
-    /// How it computes the CPU's bits.
+    /// How it computes.
     pub arithmetic: String,
+    /// Whether it gives the bits of the CPU.
+    pub exact: bool,
     /// Bytes of all slots.
     pub bytes: u64,
+    /// Bytes of the rows of the head that it has.
+    pub head_bytes: u64,
+    /// Rows of the head that it computed of the last token.
+    pub head_rows: usize,
+    /// Tokens of which it computed rows of the head.
+    pub heads: u64,
     /// Slots of all banks.
     pub slots: usize,
     /// Experts in them.
@@ -72,6 +86,8 @@ pub struct DeviceStats {
     pub used_bytes: u64,
     /// Experts that tokens visited in layers where it might have computed them.
     pub asked: u64,
+    /// Layers of decoded tokens in which it might have computed some.
+    pub layers: u64,
     /// Experts that were copied to it.
     pub uploads: u64,
     /// Comparisons with the CPU while the model runs.
@@ -86,6 +102,29 @@ pub struct DeviceStats {
     pub upload: f64,
     /// Why it is not used any more.
     pub dropped: Option<String>,
+}
+
+impl DeviceStats {
+    /// The same with the counts since `before`.
+    #[must_use]
+    pub fn since(mut self, before: &Self) -> Self {
+        let counts = [
+            (&mut self.used, before.used),
+            (&mut self.used_bytes, before.used_bytes),
+            (&mut self.asked, before.asked),
+            (&mut self.layers, before.layers),
+            (&mut self.heads, before.heads),
+            (&mut self.uploads, before.uploads),
+            (&mut self.verified, before.verified),
+        ];
+        counts.into_iter().for_each(|(count, before)| *count -= before);
+        self
+    }
+
+    /// `exact` or `close`.
+    pub fn exactness(&self) -> &'static str {
+        if self.exact { "exact" } else { "close" }
+    }
 }
 
 /// The device with its slots.
@@ -104,9 +143,36 @@ struct State {
     always: bool,
     /// Average time of an expert on the CPU, and the layers that it is of.
     host: (f64, u32),
-    /// Seconds that were waited for the device, seconds that its experts would have taken without it, and
-    /// the number of layers that both are of.
-    waited: (f64, f64, u32),
+    waited: Waited,
+    head: Option<HeadShare>,
+}
+
+/// What a device has cost and saved since it was last judged.
+#[derive(Debug, Clone, Copy, Default)]
+struct Waited {
+    /// Seconds that were waited for its results.
+    seconds: f64,
+    /// Seconds that its experts would have taken without it.
+    without: f64,
+    /// Experts that it computed.
+    hits: usize,
+    layers: u32,
+    /// Seconds that the rows of the head that it computed would have taken without it.
+    beside: f64,
+    /// Seconds of copies to it.
+    copying: f64,
+    copies: u32,
+}
+
+impl Waited {
+    /// Whether it has been faster to do without the device: for long, or by much. `each` is what an expert
+    /// takes without it, where nothing is known of reads.
+    fn in_vain(&self, each: f64) -> bool {
+        let each = if self.hits > 0 { self.without / self.hits as f64 } else { each };
+        let copying = (self.copying - PAYS_AFTER * each * f64::from(self.copies)).max(0.0);
+        let lost = self.seconds + copying - self.without - self.beside;
+        lost > 0.0 && (self.layers >= JUDGE_EVERY || lost > MOST_IN_VAIN)
+    }
 }
 
 /// The experts of a bank, and which of them have slots. Plain bookkeeping, for the store and for replay.
@@ -127,7 +193,9 @@ impl DeviceTier {
             each: offer.each.iter().copied().max().unwrap_or_default(),
             name: offer.name,
             arithmetic: offer.arithmetic,
+            exact: offer.exact,
             bytes: offer.bytes,
+            head_bytes: offer.head.map_or(0, |head| head.bytes),
             launch: offer.launch,
             upload: offer.upload,
             ..DeviceStats::default()
@@ -140,7 +208,8 @@ impl DeviceTier {
             launch: offer.launch,
             always: offer.always,
             host: (0.0, 0),
-            waited: (0.0, 0.0, 0),
+            waited: Waited::default(),
+            head: offer.head.map(HeadShare::new),
         };
         Self { alive: AtomicBool::new(true), state: Mutex::new(state), stats: Mutex::new(stats) }
     }
@@ -160,7 +229,12 @@ impl DeviceTier {
 
     /// A copy of the counters.
     pub fn stats(&self) -> DeviceStats {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with_stats(DeviceStats::clone)
+    }
+
+    /// Reads the counters.
+    pub fn with_stats<R>(&self, read: impl FnOnce(&DeviceStats) -> R) -> R {
+        read(&self.stats.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Counts a request that the device does not compute: the tokens that use each expert.
@@ -182,6 +256,7 @@ impl DeviceTier {
         }
         let held = work.hits.len() as u64;
         self.count(|stats| {
+            stats.layers += 1;
             stats.asked += ids.len() as u64;
             stats.used += held;
         });
@@ -213,16 +288,22 @@ impl DeviceTier {
         if state.always || layers < LEARN {
             return false;
         }
-        let (waited, without, layers) = &mut state.waited;
-        *waited += took.as_secs_f64();
-        *without += hits as f64 * host + read;
-        *layers += 1;
-        if *layers < JUDGE_EVERY {
-            return false;
+        let waited = &mut state.waited;
+        waited.seconds += took.as_secs_f64();
+        waited.without += hits as f64 * host + read;
+        waited.hits += hits;
+        waited.layers += 1;
+        let in_vain = waited.in_vain(host);
+        if waited.layers >= JUDGE_EVERY {
+            *waited = Waited::default();
         }
-        let slower = *waited > *without;
-        state.waited = (0.0, 0.0, 0);
-        slower
+        in_vain
+    }
+
+    /// Whether copies to the device have taken so long that it has been faster to do without it.
+    pub fn copies_in_vain(&self) -> bool {
+        let state = self.state();
+        !state.always && state.host.1 >= LEARN && state.waited.in_vain(state.host.0)
     }
 
     /// Begins to compute hits. Returns whether the device does it; it is dropped if not.
@@ -236,11 +317,53 @@ impl DeviceTier {
         self.with_device(|device| device.finish(out))
     }
 
+    /// Begins to multiply rows of the head, of which there are `all`, with a token's packed input. Returns
+    /// how many the device computes, and whether these are to be compared with the CPU's.
+    pub fn begin_head(&self, all: usize, input: &[Line]) -> (usize, bool) {
+        let state = self.state();
+        let rows = state.head.map_or(0, |head| head.rows(all, state.launch, state.always));
+        drop(state);
+        if rows == 0 || !self.with_device(|device| device.begin_head(rows, input)) {
+            return (0, false);
+        }
+        let mut verify = false;
+        self.count(|stats| {
+            verify = stats.heads.is_multiple_of(VERIFY_EVERY);
+            (stats.head_rows, stats.heads) = (rows, stats.heads + 1);
+            stats.verified += u64::from(verify);
+        });
+        (rows, verify)
+    }
+
+    /// Waits for the rows of the head. Returns whether they are there; the device is dropped if not.
+    pub fn finish_head(&self, out: &mut [f32]) -> bool {
+        let since = Instant::now();
+        let done = self.with_device(|device| device.finish_head(out));
+        let mut state = self.state();
+        if let Some(head) = state.head {
+            state.waited.seconds += since.elapsed().as_secs_f64();
+            state.waited.beside += head.host_seconds(out.len());
+        }
+        done
+    }
+
+    /// Notes how long the CPU took for rows of the head.
+    pub fn head_took(&self, took: Duration, rows: usize) {
+        if let Some(head) = &mut self.state().head {
+            head.host_took(took, rows);
+        }
+    }
+
     /// Copies an expert to the device. Returns whether it is there; the device is dropped if not.
     pub fn upload(&self, bank: usize, upload: &Upload, expert: &ExpertView<'_>) -> bool {
+        let since = Instant::now();
         let done = self.with_device(|device| device.upload(bank, upload.slot, expert));
         if done {
-            self.state().banks[bank].0.moved(upload);
+            let mut state = self.state();
+            state.waited.copying += since.elapsed().as_secs_f64();
+            state.waited.copies += 1;
+            state.banks[bank].0.moved(upload);
+            drop(state);
             self.count(|stats| {
                 stats.uploads += 1;
                 stats.held += usize::from(upload.evicts.is_none());

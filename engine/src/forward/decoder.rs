@@ -1,6 +1,7 @@
 //! The pass over all layers, and the head. It must not know what an operation computes.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use super::batch::{Batch, Ended, Wanted};
 use super::branch::PassContext;
@@ -8,11 +9,12 @@ use super::executor::Executor;
 use super::observe::Observer;
 use crate::error::{EngineError, Result};
 use crate::experts::store::ExpertStore;
-use crate::layers::linear::Compute;
+use crate::layers::linear::{Compute, Packed};
 use crate::layers::sinusoid;
 use crate::layers::streams::StreamWeights;
 use crate::weights::Weights;
 use moelten_loader::spec::{Join, LayerSpec, ModelSpec, StreamsSpec};
+use moelten_quant::ActivationKind;
 
 /// Rows that go through the head at once: enough to share its weights, few enough for a small buffer.
 pub const HEAD_ROWS: usize = 16;
@@ -190,11 +192,39 @@ impl Decoder<'_> {
         let x = &s.normed[rows.start * d..rows.end * d];
         let packed = &mut s.products.packed;
         compute.pack(x, d, [weights.head.weight.format], packed);
-        compute.linear(&weights.head, packed, &mut s.logits, &mut s.head_grouped);
+        match count {
+            1 => self.head_of_one(packed, &mut s.logits),
+            _ => compute.linear(&weights.head, packed, &mut s.logits, &mut s.head_grouped),
+        }
         compute.kernels.scale(spec.head.scale, &mut s.logits);
         if let Some(cap) = spec.head.softcap {
             s.logits.iter_mut().for_each(|logit| *logit = cap * (*logit / cap).tanh());
         }
+    }
+
+    /// Products of the head with one token: the first rows by a device, if it has them, and the others by the
+    /// CPU meanwhile.
+    fn head_of_one(&self, packed: &Packed, logits: &mut [f32]) {
+        let Self { compute, store, .. } = *self;
+        let head = &self.weights.head;
+        let w = compute.tensors.view(&head.weight);
+        let x = packed.for_matrix(&w);
+        let (begun, verify) = match store.has_device() && x.kind() == ActivationKind::Q8 {
+            true => store.begin_head(w.rows(), x.lines()),
+            false => (0, false),
+        };
+        let (first, rest) = logits.split_at_mut(if verify { 0 } else { begun });
+        let since = Instant::now();
+        if !rest.is_empty() {
+            compute.products(&[(w.slice_rows(first.len()..w.rows()), x)], rest);
+            store.head_took(since.elapsed(), rest.len());
+        }
+        if verify {
+            store.check_head(&rest[..begun]);
+        } else if begun > 0 && !store.finish_head(first) {
+            compute.products(&[(w.slice_rows(0..begun), x)], first);
+        }
+        head.bias.iter().for_each(|bias| compute.kernels.axpy(1.0, bias, logits));
     }
 
     /// Rows of the embedding, scaled, into `s.x`.

@@ -81,6 +81,7 @@ impl Sequence {
             held: gpu.held,
             slots: gpu.slots,
             bytes: gpu.bytes,
+            exact: gpu.exact,
             lost: gpu.dropped.is_some(),
         });
         Ok(Answer { text, ids, reason, stats })

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use moelten_engine::plan::{Io, Ram};
 use moelten_engine::{
-    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, KvFormat, MatrixShape, Model, expert_shapes,
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, KvFormat, MatrixShape, Model,
+    expert_shapes,
 };
 use moelten_loader::spec::Activation;
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::roles::Role;
 use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Line, QMatrix, activations};
 
 use crate::common::wide::{converted, wide};
@@ -24,12 +27,16 @@ type Copied = (Vec<Vec<u8>>, [Option<Vec<f32>>; 2]);
 struct Calls {
     all: AtomicUsize,
     computed: AtomicUsize,
+    heads: AtomicUsize,
 }
 
 struct Copies {
     shapes: Vec<Option<ExpertShape>>,
     slots: Vec<Vec<Option<Copied>>>,
     begun: Option<(usize, Vec<usize>, Vec<Line>)>,
+    /// The first rows of the head, and the input that they are asked for.
+    head: Vec<f32>,
+    first_rows: Option<(MatrixRef, Vec<u8>)>,
     calls: Arc<Calls>,
     /// The call that fails, and whether it gives other bits instead.
     fails: Option<(usize, bool)>,
@@ -108,6 +115,37 @@ impl ExpertDevice for Copies {
         self.calls.computed.fetch_add(slots.len(), Ordering::Relaxed);
         Ok(())
     }
+
+    fn begin_head(&mut self, rows: usize, input: &[Line]) -> Result<(), String> {
+        self.call()?;
+        let (head, bytes) = self.first_rows.as_ref().expect("it was offered");
+        let w =
+            QMatrix::new(head.format, rows, head.cols, &bytes[..rows * bytes.len() / HEAD]).expect("rows");
+        self.head = vec![0.0; rows];
+        let kernels = Kernels::for_isa(Isa::Scalar).expect("it is everywhere");
+        kernels.matmul(w, Activations::new(ActivationKind::Q8, 1, head.cols, input), &mut self.head);
+        Ok(())
+    }
+
+    fn finish_head(&mut self, out: &mut [f32]) -> Result<(), String> {
+        let wrong = self.call()?;
+        out.copy_from_slice(&self.head);
+        out[0] += f32::from(u8::from(wrong));
+        self.calls.heads.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Rows of the head that the device has.
+const HEAD: usize = 64;
+
+/// The first rows of a model's head, if a device can have them.
+fn first_rows(model: &Model) -> Option<(MatrixRef, Vec<u8>)> {
+    let role = if model.spec().head.tied { Role::Embed } else { Role::Head };
+    let head = model.tensors().dense().find(|(found, _)| *found == role)?.1;
+    let codes = ActivationKind::of(head.format) == ActivationKind::Q8 && head.rows >= HEAD;
+    let rows = || model.tensors().view(&head).slice_rows(0..HEAD).data().to_vec();
+    codes.then(|| (head, rows()))
 }
 
 /// Gives a model a device with some slots for each bank.
@@ -121,7 +159,9 @@ fn with_device(model: &Model, per_bank: usize, fails: Option<(usize, bool)>) -> 
     model.use_device(DeviceOffer {
         name: "copies".to_owned(),
         arithmetic: "the CPU's".to_owned(),
+        exact: true,
         bytes: 0,
+        head: first_rows(model).map(|_| HeadOffer { rows: HEAD, bytes: 0, time: Duration::ZERO }),
         launch: Duration::ZERO,
         each: vec![Duration::ZERO; slots.len()],
         upload: 1e9,
@@ -130,6 +170,8 @@ fn with_device(model: &Model, per_bank: usize, fails: Option<(usize, bool)>) -> 
             slots: slots.iter().map(|&slots| (0..slots).map(|_| None).collect()).collect(),
             shapes,
             begun: None,
+            head: Vec::new(),
+            first_rows: first_rows(model),
             calls: Arc::clone(&calls),
             fails,
         }),
@@ -154,7 +196,7 @@ fn ways(threads: usize) -> [How; 3] {
 
 #[test]
 fn a_device_never_changes_a_bit() {
-    let dir = tempfile::tempdir().unwrap();
+    let (dir, mut heads) = (tempfile::tempdir().unwrap(), 0);
     for (family, formats) in MODELS {
         let path = dir.path().join(format!("{family}.gguf"));
         // Blocks of 256 need wide models.
@@ -173,9 +215,11 @@ fn a_device_never_changes_a_bit() {
                 assert_eq!(stats.dropped, None, "{family}, {how:?}");
                 assert!(stats.used > 20 && stats.verified > 0, "{family}, {slots} slots, {how:?}: {stats:?}");
                 assert!(calls.computed.load(Ordering::Relaxed) as u64 >= stats.used, "{stats:?}");
+                heads += calls.heads.load(Ordering::Relaxed);
             }
         }
     }
+    assert!(heads > 48, "heads were computed by the device, in {heads} tokens");
 }
 
 /// Also after a prompt, whose experts are all computed by the CPU, among them those that the device has.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use moelten_engine::DeviceStats;
 use moelten_engine::EngineError;
 use moelten_engine::KvFormat;
 use moelten_engine::Model;
@@ -95,6 +96,8 @@ pub struct Decode {
     pub token_ms: [f64; 2],
     /// Counters of the expert store.
     pub store: StoreStats,
+    /// What a GPU did; `None` without one.
+    pub gpu: Option<DeviceStats>,
     /// Distinct experts chosen, over all layers.
     pub experts_used: usize,
     /// Number of experts, over all layers.
@@ -240,18 +243,18 @@ impl Run<'_> {
             false if self.work.prefill > 0 => decode.min(WARM_UP),
             false => decode,
         };
-        let all_tokens = self.tokens;
+        let (all_tokens, gauge) = (self.tokens, self.gauge);
         let mut counter = self.traffic.counter();
         let before = self.disk_bytes;
-        let mut store_before = None;
+        let (mut store_before, mut gpu_before) = (None, None);
         let mut times = Vec::with_capacity(repeat * decode);
-        let gauge = self.gauge;
         let timed = self.repeat(decode, &mut progress, &|| gauge.memory(), |run, timed| {
             if !run.work.streams {
                 run.session.keep_prefix(&tokens[..depth]);
             }
             if timed && store_before.is_none() {
                 store_before = Some(run.session.model().experts().stats());
+                gpu_before = run.session.model().experts().device_stats();
             }
             let (first, count) = (run.session.tokens().len(), if timed { decode } else { warm_up });
             // Without streaming all repetitions are alike and the warm-up may be shorter: record the first
@@ -287,10 +290,17 @@ impl Run<'_> {
                 disk_bytes_per_token: disk,
                 token_ms: [0.5, 0.95].map(|share| quantile_ms(&mut times, share)),
                 store: self.session.model().experts().stats().since(&store_before.unwrap_or_default()),
+                gpu: self.gpu_since(gpu_before),
                 experts_used,
                 experts,
             })
         }))
+    }
+
+    /// What a GPU did since it had these counters.
+    fn gpu_since(&self, before: Option<DeviceStats>) -> Option<DeviceStats> {
+        let now = self.session.model().experts().device_stats();
+        now.zip(before).map(|(now, before)| now.since(&before))
     }
 
     /// Lets an encoder read a text, if it has read none.

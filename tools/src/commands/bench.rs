@@ -166,9 +166,13 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps what forecasts need of decode, unless too few tokens were decoded, or the weights are generated.
+/// Keeps what forecasts need of decode, unless too few tokens were decoded, a GPU computed a part, or the
+/// weights are generated.
 fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
     let (Some(key), Some(decode)) = (key, &measured.decode) else { return };
+    if model.experts().device_stats().is_some_and(|gpu| gpu.used > 0) {
+        return;
+    }
     let tokens = work.decode * work.repeat;
     let PhaseStats { used_bytes, missed_bytes, stall, .. } = decode.store.decode;
     let pace = Pace {

@@ -27,6 +27,7 @@ use crate::report::forecast::{Basis, Forecast, Likely, Span, Speeds, TOLERANCE};
 use crate::report::memory_words;
 use crate::report::page;
 use crate::report::progress::bytes;
+use crate::report::vram::VramPlan;
 
 /// Show whether a model fits, what stays in memory, and how fast it will be
 ///
@@ -64,6 +65,8 @@ struct Report<'a> {
     session: &'a SessionArgs,
     plan: Plan,
     speeds: Speeds,
+    /// A GPU that the options name.
+    vram: Option<VramPlan>,
     forecast: Forecast,
     free: Option<u64>,
 }
@@ -89,15 +92,17 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         (Some(remote), _) => Some(remote.path()),
         (None, given) => given.map(names::resolve).transpose()?,
     };
-    #[cfg(feature = "gpu")]
-    open::mention(args.session.compute().gpu.uncounted().as_slice());
     let headers = Headers::read(args.model.as_deref(), true)?;
     let chats = headers.language.has_template();
     // `chat` and `run` hold the language when they plan, so it counts here too.
     let Headers { loaded, name, language: _language, .. } = headers;
     // The copy of the headers of a folder has a name that says nothing.
     let name = remote.as_ref().map_or(name, |remote| remote.name().to_owned());
-    let plan = match args.session.plan(&loaded) {
+    // Open until the end, so that the plan sees what its driver takes of the RAM.
+    let gpu = args.session.compute().tried_gpu()?;
+    let vram = gpu.as_ref().map(|gpu| gpu.plan(&loaded.spec, &loaded.tensors));
+    let extra = vram.as_ref().map_or(0, VramPlan::ram_bytes);
+    let plan = match args.session.plan_after(&loaded, 0, extra) {
         Ok(plan) => plan,
         Err(error) => {
             if let Some(refusal) = Refusal::of(&error, &args.session, &loaded) {
@@ -125,10 +130,11 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         }
     };
     let earlier = earlier::about(compute, &loaded, &plan);
-    let forecast = Forecast::new(&loaded, &plan, compute.kv(), &speeds, &earlier, args.hit_rate);
+    let slots = vram.as_ref().and_then(VramPlan::used);
+    let forecast = Forecast::new(&loaded, &plan, compute.kv(), &speeds, &earlier, slots, args.hit_rate);
     let free = memory::available_bytes();
     let report =
-        Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, forecast, free };
+        Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, vram, forecast, free };
     if args.json {
         output::answer(&report.json())?;
     } else {
@@ -285,7 +291,7 @@ impl Report<'_> {
         let (kv, tokens) = (self.session.compute().kv().name(), open::count(plan.context.tokens));
         let why_context = open::context_words(&self.loaded.spec, plan.context);
         let (expert_bytes, experts) = self.experts_words();
-        vec![
+        let mut rows = vec![
             ("budget", bytes(plan.budget), format!("{why}{free}")),
             ("program", bytes(plan.base), String::new()),
             ("other weights", bytes(plan.dense), place.to_owned()),
@@ -300,7 +306,17 @@ impl Report<'_> {
             },
             ("experts", expert_bytes, experts),
             ("total", bytes(plan.needs()), String::new()),
-        ]
+        ];
+        rows.extend(self.vram.as_ref().map(|vram| {
+            let (size, words) = vram.row(&self.experts());
+            ("VRAM", size, words)
+        }));
+        rows
+    }
+
+    /// Experts of each bank.
+    fn experts(&self) -> Vec<usize> {
+        self.loaded.tensors.banks().iter().map(|bank| bank.experts()).collect()
     }
 
     fn speed_rows(&self) -> Vec<Row> {
@@ -333,6 +349,14 @@ impl Report<'_> {
                 ),
             };
             rows.push(("cache hits", percent(value), words));
+        }
+        if let Some(vram) = self.vram.as_ref().and_then(VramPlan::used) {
+            let words = format!(
+                "of the experts of a token; {:.0} us a submission, copies at {:.2} GB/s",
+                1e6 * vram.launch,
+                vram.upload_gb_per_s
+            );
+            rows.push(("on the GPU", percent(f.on_gpu), words));
         }
         let speed = |span: Option<Span>| span.map_or_else(|| "unknown".to_owned(), memory_words::speed);
         let range = speed(f.warm.map(|warm| warm.range));
@@ -388,7 +412,7 @@ impl Report<'_> {
             Experts::Cached(c) => (Some(&c.shape.quotas), c.shape.spare.iter().sum(), c.direct),
             Experts::InPlace => (None, 0, false),
         };
-        let counts: Vec<usize> = self.loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
+        let counts = self.experts();
         let (share, held) = match &plan.experts {
             Experts::Cached(cached) => (cached.share(), cached.bytes()),
             Experts::InPlace => (1.0, plan.expert_bytes),
@@ -419,7 +443,9 @@ impl Report<'_> {
                 "direct": direct,
             },
             "token": { "dense_bytes": f.dense_bytes, "routed_bytes": f.routed_bytes },
+            "gpu": self.vram.as_ref().map(|vram| vram.json(&counts)),
             "hit_rate": likely(Some(f.hits)),
+            "gpu_share": f.on_gpu,
             "probe": {
                 "ram_gb_per_s": self.speeds.ram_gb_per_s,
                 "disk_gb_per_s": self.speeds.disk_gb_per_s.as_ref().ok(),

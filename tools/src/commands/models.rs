@@ -74,7 +74,7 @@ pub fn run(args: ModelsArgs) -> anyhow::Result<()> {
     }
     let notes = Notes::detect();
     problems.iter().for_each(|problem| notes.line(Tone::Warning, &format!("warning: {problem}")));
-    let mut inspector = ModelInspector::new(&args.session, 0);
+    let mut inspector = ModelInspector::new(&args.session, 0).with_gpu()?;
     if args.json {
         let all: Vec<_> = candidates.iter().map(|candidate| json(&inspector.look(candidate))).collect();
         return Ok(output::answer(&all.into())?);
@@ -164,7 +164,7 @@ fn show(model: PathBuf, session: &SessionArgs) -> anyhow::Result<()> {
         (None, None) => "the program".to_owned(),
     };
     let candidate = Candidate { path, name, place };
-    let entry = ModelInspector::new(session, 0).look(&candidate);
+    let entry = ModelInspector::new(session, 0).with_gpu()?.look(&candidate);
     let verdict = match entry.verdict.word() {
         "RAM" => "fits into memory",
         "STREAM" => "runs, with experts read from the disk",

@@ -406,6 +406,7 @@ fn gpu_numbers(gpu: &GpuUse) -> Value {
         "experts_held": gpu.held,
         "slots": gpu.slots,
         "bytes": gpu.bytes,
+        "exactness": gpu.exactness(),
         "lost": gpu.lost,
     })
 }

@@ -50,6 +50,12 @@ pub const KEYS: &[Key] = &[
     option("pin", Some("MOELTEN_PIN"), "auto"),
     option("io", Some("MOELTEN_IO"), "auto"),
     option("prefetch", Some("MOELTEN_PREFETCH"), "auto"),
+    #[cfg(feature = "gpu")]
+    option("gpu", Some("MOELTEN_GPU"), "auto"),
+    #[cfg(feature = "gpu")]
+    option("vram", Some("MOELTEN_VRAM"), "auto"),
+    #[cfg(feature = "gpu")]
+    option("gpu_exact", Some("MOELTEN_GPU_EXACT"), "on"),
     option("system", None, "none"),
     option("theme", Some("MOELTEN_THEME"), "what the terminal reports"),
     option("color", None, "auto"),

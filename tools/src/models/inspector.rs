@@ -12,11 +12,12 @@ use moelten_tui::screen::{ModelEntry, Verdict};
 use super::places::Candidate;
 use crate::chat::headers::Headers;
 use crate::exit;
-use crate::open::SessionArgs;
+use crate::open::{SessionArgs, TriedGpu};
 use crate::report::earlier;
 use crate::report::forecast::{Forecast, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
+use crate::report::vram::{VramPlan, VramSlots};
 
 /// Time to measure RAM and disk, once for all models.
 const PROBE: Duration = Duration::from_millis(300);
@@ -28,12 +29,22 @@ pub struct ModelInspector<'a> {
     /// Bytes that this process will have freed before another model is opened.
     released: u64,
     speeds: Option<Speeds>,
+    gpu: Option<TriedGpu>,
 }
 
 impl<'a> ModelInspector<'a> {
     /// For these options; `released` bytes of this process will be free when the model is opened.
     pub fn new(session: &'a SessionArgs, released: u64) -> Self {
-        Self { session, released, speeds: None }
+        Self { session, released, speeds: None, gpu: None }
+    }
+
+    /// Counts the GPU that the options name. Its device stays open as long as this lives.
+    ///
+    /// # Errors
+    /// A name that no GPU has.
+    pub fn with_gpu(mut self) -> anyhow::Result<Self> {
+        self.gpu = self.session.compute().tried_gpu()?;
+        Ok(self)
     }
 
     /// Inspects a model. Never fails: an unreadable model is a verdict too.
@@ -55,19 +66,27 @@ impl<'a> ModelInspector<'a> {
     }
 
     fn verdict(&mut self, loaded: &LoadedModel) -> Verdict {
-        let plan = match self.session.plan_after(loaded, self.released) {
+        let vram = self.gpu.as_ref().map(|gpu| gpu.plan(&loaded.spec, &loaded.tensors));
+        let extra = vram.as_ref().map_or(0, VramPlan::ram_bytes);
+        let vram = vram.as_ref().and_then(VramPlan::used);
+        let plan = match self.session.plan_after(loaded, self.released, extra) {
             Ok(plan) => plan,
             Err(EngineError::Memory { need_bytes, .. } | EngineError::Budget { need_bytes, .. }) => {
                 return Verdict::No(format!("needs {}; see `moelten fit`", bytes(need_bytes)));
             }
             Err(error) => return Verdict::No(error.to_string()),
         };
-        let words = self.speed(loaded, &plan).unwrap_or_else(|| "speed unknown".to_owned());
+        let mut words = self.speed(loaded, &plan, vram).unwrap_or_else(|| "speed unknown".to_owned());
+        if let Some(vram) = vram {
+            let experts: Vec<usize> = loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
+            let share = 100.0 * vram.share(&experts);
+            words = format!("{words}, {share:.0} % of experts in VRAM, {}", vram.exactness());
+        }
         if memory_words::streams(&plan) { Verdict::Stream(words) } else { Verdict::Ram(words) }
     }
 
     /// The disk of the first model in a file stands for all: this is an estimate.
-    fn speed(&mut self, loaded: &LoadedModel, plan: &Plan) -> Option<String> {
+    fn speed(&mut self, loaded: &LoadedModel, plan: &Plan, gpu: Option<&VramSlots>) -> Option<String> {
         let compute = self.session.compute();
         if self
             .speeds
@@ -78,7 +97,8 @@ impl<'a> ModelInspector<'a> {
                 Speeds::probe(compute, &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / 2)).ok();
         }
         let earlier = earlier::about(compute, loaded, plan);
-        let forecast = Forecast::new(loaded, plan, compute.kv(), self.speeds.as_ref()?, &earlier, None);
+        let speeds = self.speeds.as_ref()?;
+        let forecast = Forecast::new(loaded, plan, compute.kv(), speeds, &earlier, gpu, None);
         Some(memory_words::likely(forecast.warm?))
     }
 }

@@ -18,9 +18,13 @@ use serde::{Deserialize, Serialize};
 use super::files::mention;
 #[cfg(feature = "gpu")]
 use super::gpu::GpuArgs;
+#[cfg(feature = "gpu")]
+pub use super::gpu::TriedGpu;
 use super::loops;
 use super::sizes::ram;
 use crate::exit::CommandError;
+#[cfg(not(feature = "gpu"))]
+use crate::report::vram::VramPlan;
 use crate::report::waiting;
 
 /// Opens a model with these options; a wait is shown with the weights that were copied.
@@ -59,6 +63,18 @@ pub struct ComputeArgs {
     #[cfg(feature = "gpu")]
     #[command(flatten)]
     pub gpu: GpuArgs,
+}
+
+/// A GPU, which this build does not support.
+#[cfg(not(feature = "gpu"))]
+pub enum NoGpu {}
+
+#[cfg(not(feature = "gpu"))]
+impl NoGpu {
+    /// What it would do for a model.
+    pub fn plan(&self, _: &ModelSpec, _: &TensorStore) -> VramPlan {
+        match *self {}
+    }
 }
 
 /// How expert weights are read.
@@ -245,6 +261,25 @@ impl ComputeArgs {
         options: ModelOptions,
     ) -> anyhow::Result<Arc<Model>> {
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
+    }
+
+    /// The GPU that the options name, tried without a model.
+    ///
+    /// # Errors
+    /// As [`GpuArgs::tried`].
+    #[cfg(feature = "gpu")]
+    pub fn tried_gpu(&self) -> anyhow::Result<Option<TriedGpu>> {
+        self.gpu.tried()
+    }
+
+    /// None: this build has no support for GPUs.
+    ///
+    /// # Errors
+    /// Never.
+    #[cfg(not(feature = "gpu"))]
+    #[allow(clippy::unused_self, reason = "as with a GPU, which the options name")]
+    pub fn tried_gpu(&self) -> anyhow::Result<Option<NoGpu>> {
+        Ok(None)
     }
 
     /// Element type of the KV cache: the option's, or f16.

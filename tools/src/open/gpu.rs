@@ -1,24 +1,28 @@
-//! The options of a GPU, and a GPU as the device of a model: which adapter, how much of its memory, what is
-//! said when it is not used. It must not know what a model is used for.
+//! The options of a GPU, a GPU as plans count it, and as the device of a model: which adapter, how much of
+//! its memory, what is said when it is not used. It must not know what a model is used for.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use moelten_engine::EngineError;
 use moelten_engine::runtime::Runtime;
 use moelten_engine::{
-    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, MatrixShape, expert_shapes, most_experts,
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, MatrixShape, expert_shapes, most_experts,
 };
 use moelten_gpu::{
-    Activation, Adapter, AdapterKind, BankNeed, Block, Choice, ExpertBytes, Experts, Gpu, GpuError, Matrix,
-    Needs, choose,
+    Activation, Adapter, AdapterKind, BankNeed, Block, Choice, Exactness, ExpertBytes, Experts, FORMATS, Gpu,
+    GpuError, Matrix, Needs, Trial, choose, slots_in, trial,
 };
 use moelten_loader::spec::{self, ModelSpec};
+use moelten_loader::tensors::bank::MatrixRef;
+use moelten_loader::tensors::roles::Role;
 use moelten_loader::tensors::store::TensorStore;
-use moelten_quant::Line;
+use moelten_quant::{Isa, Kernels, Line, QMatrix};
 
 use super::files::mention;
 use super::sizes::size;
 use crate::exit::CommandError;
+use crate::report::vram::{VramPlan, VramSlots};
 
 /// What `--vram auto` takes of a GPU whose memory is the RAM.
 const SHARED: u64 = 256 << 20;
@@ -33,6 +37,27 @@ pub struct GpuArgs {
     /// Memory of the GPU for experts: a size like 4G, `auto` for as much as it gives, 0 for none
     #[arg(long, value_name = "SIZE", env = "MOELTEN_VRAM", default_value = "auto")]
     vram: VramArg,
+    /// Whether the GPU must give the bits of the CPU [off: sums are only close, which is faster]
+    #[arg(long, value_name = "WHETHER", env = "MOELTEN_GPU_EXACT", default_value = "on")]
+    gpu_exact: ExactArg,
+}
+
+/// Whether results must be those of the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExactArg {
+    /// In every bit
+    On,
+    /// Nearly: answers depend on which experts the GPU has
+    Off,
+}
+
+impl From<ExactArg> for Exactness {
+    fn from(arg: ExactArg) -> Self {
+        match arg {
+            ExactArg::On => Self::Exact,
+            ExactArg::Off => Self::Close,
+        }
+    }
 }
 
 /// Which GPU.
@@ -86,12 +111,51 @@ pub struct OfferedGpu {
     pub ram_bytes: u64,
 }
 
+/// A GPU that was tried without a model, for plans. Its device is open as long as this lives, so that plans
+/// see what the driver takes of the RAM.
+pub struct TriedGpu {
+    name: String,
+    trial: Result<(Trial, Experts), GpuError>,
+}
+
+impl TriedGpu {
+    /// What it would do for a model.
+    pub fn plan(&self, spec: &ModelSpec, tensors: &TensorStore) -> VramPlan {
+        let slots = match (&self.trial, Banks::of(spec, tensors)) {
+            (Ok((trial, _)), Ok(banks)) => Ok(banks.planned(trial)),
+            (Err(error), _) => Err(error.to_string()),
+            (_, Err(reason)) => Err(reason),
+        };
+        VramPlan { name: self.name.clone(), slots }
+    }
+}
+
 impl GpuArgs {
-    /// A notice for commands that plan without a GPU, if one was asked for.
-    pub fn uncounted(&self) -> Option<String> {
-        let asked =
-            matches!(self.gpu, GpuArg::On(Choice::Named(_))) || matches!(self.vram, VramArg::Bytes(1..));
-        asked.then(|| "a GPU is not counted here: this is for RAM and file alone".to_owned())
+    /// The adapter that the options name; `None` where none is to be used.
+    fn adapter(&self) -> anyhow::Result<Option<Adapter>> {
+        match &self.gpu {
+            GpuArg::On(choice) if self.vram != VramArg::Bytes(0) => {
+                Ok(choose(choice).map_err(|error| CommandError::Usage(error.to_string()))?)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The GPU that the options name, tried without a model.
+    ///
+    /// # Errors
+    /// A name that no GPU has; an instruction set that is not there.
+    pub fn tried(&self) -> anyhow::Result<Option<TriedGpu>> {
+        let Some(adapter) = self.adapter()? else { return Ok(None) };
+        let most = match self.vram {
+            VramArg::Bytes(bytes) => bytes,
+            VramArg::Auto if adapter.kind == AdapterKind::Discrete => u64::MAX,
+            VramArg::Auto => SHARED,
+        };
+        let isa = Isa::from_env().map_err(EngineError::from)?;
+        let kernels = Kernels::for_isa(isa).expect("an available instruction set has kernels");
+        let trial = trial(&adapter, self.gpu_exact.into(), most, kernels);
+        Ok(Some(TriedGpu { name: adapter.name, trial }))
     }
 
     /// The GPU that the options name, tested and measured for a model. `None` where none is used; the reason
@@ -105,12 +169,7 @@ impl GpuArgs {
         spec: &ModelSpec,
         tensors: &TensorStore,
     ) -> anyhow::Result<Option<OfferedGpu>> {
-        let GpuArg::On(choice) = &self.gpu else { return Ok(None) };
-        if self.vram == VramArg::Bytes(0) {
-            return Ok(None);
-        }
-        let adapter = choose(choice).map_err(|error| CommandError::Usage(error.to_string()))?;
-        let Some(adapter) = adapter else { return Ok(None) };
+        let Some(adapter) = self.adapter()? else { return Ok(None) };
         let banks = match Banks::of(spec, tensors) {
             Ok(banks) => banks,
             Err(reason) => {
@@ -118,7 +177,12 @@ impl GpuArgs {
                 return Ok(None);
             }
         };
-        match banks.open(&adapter, self.vram, runtime, |device| Box::new(device)) {
+        let open = |gpu| {
+            let exactness = self.gpu_exact.into();
+            let head = head(spec, tensors).map(|head| tensors.view(&head));
+            banks.open(gpu, (self.vram, exactness), runtime, head, |device| Box::new(device))
+        };
+        match Gpu::open(&adapter).and_then(open) {
             Ok(offered) => Ok(Some(offered)),
             Err(error) => {
                 mention(&[format!("{}: not used: {error}", adapter.name)]);
@@ -137,6 +201,18 @@ struct Banks {
     most_at_once: usize,
     /// Bytes of slots for all experts.
     all: u64,
+    /// Bytes of the head, if it has a kernel.
+    head: u64,
+}
+
+/// The part of its memory that a GPU may use for the head, at most: experts are read from the disk otherwise.
+const HEAD_PART: u64 = 4;
+
+/// The head of a model, if its products have a kernel.
+fn head(spec: &ModelSpec, tensors: &TensorStore) -> Option<MatrixRef> {
+    let role = if spec.head.tied { Role::Embed } else { Role::Head };
+    let head = tensors.dense().find(|(found, _)| *found == role)?.1;
+    (FORMATS.contains(&head.format) && !tensors.is_arranged(&head)).then_some(head)
 }
 
 impl Banks {
@@ -147,6 +223,7 @@ impl Banks {
             numbers: Vec::new(),
             most_at_once: most_experts(spec),
             all: 0,
+            head: head(spec, tensors).map_or(0, |head| head.bytes),
         };
         let mut reason = "the model has no experts".to_owned();
         for (bank, shape) in tensors.banks().iter().zip(expert_shapes(spec, tensors)) {
@@ -171,25 +248,64 @@ impl Banks {
         if banks.needs.is_empty() { Err(reason) } else { Ok(banks) }
     }
 
-    /// Opens the adapter. `device` makes of it what the model gets.
+    /// Bytes of slabs for all experts: these have padding, and slots do not fill them.
+    fn all_slabs(&self) -> u64 {
+        self.all + self.all / 64 + (1 << 20)
+    }
+
+    /// Bytes of a budget that are for the head.
+    fn for_head(&self, budget: u64) -> u64 {
+        (self.head + (1 << 10)).min(budget / HEAD_PART)
+    }
+
+    fn needs(&self) -> Needs<'_> {
+        Needs { blocks: &self.blocks, banks: &self.needs, most_at_once: self.most_at_once }
+    }
+
+    /// What a GPU that was tried does for them: slots by its memory, times by bytes.
+    fn planned(&self, trial: &Trial) -> VramSlots {
+        let room = trial.room.min(self.all_slabs() + self.head);
+        let bytes = room - self.for_head(room);
+        let slots = slots_in(&self.needs(), bytes);
+        let of = |number: &Option<usize>| number.map_or(0, |bank| slots[bank]);
+        let each = |number: &Option<usize>| {
+            let block = number.map(|bank| self.blocks[self.needs[bank].block]);
+            block.map_or(0.0, |block| block.slot_bytes() as f64 / trial.weights)
+        };
+        VramSlots {
+            exact: trial.arithmetic.is_exact(),
+            arithmetic: trial.arithmetic.name(),
+            bytes,
+            shares_ram: trial.shares_ram,
+            slots: self.numbers.iter().map(of).collect(),
+            each: self.numbers.iter().map(each).collect(),
+            launch: trial.launch.as_secs_f64(),
+            upload_gb_per_s: trial.upload / 1e9,
+        }
+    }
+
+    /// Prepares a GPU, and copies a part of the head to it. `device` makes of it what the model gets.
     fn open(
         self,
-        adapter: &Adapter,
-        vram: VramArg,
+        gpu: Gpu,
+        (vram, exactness): (VramArg, Exactness),
         runtime: &Runtime,
+        head: Option<QMatrix<'_>>,
         device: impl FnOnce(GpuDevice) -> Box<dyn ExpertDevice>,
     ) -> Result<OfferedGpu, GpuError> {
-        let gpu = Gpu::open(adapter)?;
-        let shared = gpu.shares_ram();
-        // Slabs have padding, and slots do not fill them.
-        let all = self.all + self.all / 64 + (1 << 20);
+        let (shared, adapter) = (gpu.shares_ram(), gpu.adapter().clone());
+        let all = self.all_slabs() + self.head;
         let budget = match vram {
             VramArg::Bytes(bytes) => bytes.min(all),
             VramArg::Auto if shared => SHARED.min(all),
             VramArg::Auto => all,
         };
-        let needs = Needs { blocks: &self.blocks, banks: &self.needs, most_at_once: self.most_at_once };
-        let experts = Experts::open(gpu, &needs, budget, runtime.kernels())?;
+        let of_head = head.map_or(0, |_| self.for_head(budget));
+        let kernels = runtime.kernels();
+        let mut experts = Experts::open(gpu, &self.needs(), budget - of_head, exactness, kernels)?;
+        // A head that cannot be there is computed by the CPU.
+        let added = head.and_then(|head| experts.add_head(&head, of_head, kernels).ok());
+        let head = added.map(|head| HeadOffer { rows: head.rows(), bytes: head.bytes(), time: head.time() });
         let speed = experts.speed().clone();
         let of = |number: &Option<usize>| number.map(|bank| (experts.slots(bank), self.needs[bank].block));
         let slots = self.numbers.iter().map(|number| of(number).map_or(0, |(slots, _)| slots)).collect();
@@ -198,17 +314,20 @@ impl Banks {
             .iter()
             .map(|number| of(number).map_or(Duration::ZERO, |(_, block)| speed.expert[block]));
         let offer = DeviceOffer {
-            name: adapter.name.clone(),
-            arithmetic: format!("exact, {}", experts.arithmetic().name()),
+            name: adapter.name,
+            arithmetic: experts.arithmetic().name().to_owned(),
+            exact: experts.arithmetic().is_exact(),
             slots,
             each: each.collect(),
             bytes: experts.bytes(),
+            head,
             launch: speed.launch,
             upload: speed.upload,
             always: adapter.kind == AdapterKind::Software,
             device: device(GpuDevice { numbers: self.numbers, experts }),
         };
-        let ram_bytes = if shared { offer.bytes } else { 0 };
+        let of_head = offer.head.map_or(0, |head| head.bytes);
+        let ram_bytes = if shared { offer.bytes + of_head } else { 0 };
         Ok(OfferedGpu { offer, ram_bytes })
     }
 }
@@ -266,6 +385,14 @@ impl ExpertDevice for GpuDevice {
 
     fn finish(&mut self, out: &mut [f32]) -> Result<(), String> {
         self.experts.finish(out).map_err(|error| error.to_string())
+    }
+
+    fn begin_head(&mut self, rows: usize, input: &[Line]) -> Result<(), String> {
+        self.experts.begin_head(rows, input).map_err(|error| error.to_string())
+    }
+
+    fn finish_head(&mut self, out: &mut [f32]) -> Result<(), String> {
+        self.experts.finish_head(out).map_err(|error| error.to_string())
     }
 }
 

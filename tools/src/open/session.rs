@@ -59,15 +59,16 @@ impl SessionArgs {
     /// # Errors
     /// As [`Plan::new`].
     pub fn plan(&self, loaded: &LoadedModel) -> Result<Plan, EngineError> {
-        self.plan_after(loaded, 0)
+        self.plan_after(loaded, 0, 0)
     }
 
-    /// As [`Self::plan`], after this process has freed `released` bytes.
+    /// As [`Self::plan`], after this process has freed `released` bytes, and with `extra` bytes of RAM for
+    /// experts of a GPU.
     ///
     /// # Errors
     /// As [`Plan::new`].
-    pub fn plan_after(&self, loaded: &LoadedModel, released: u64) -> Result<Plan, EngineError> {
-        let options = self.compute.options(self.options(), 0).plan();
+    pub fn plan_after(&self, loaded: &LoadedModel, released: u64, extra: u64) -> Result<Plan, EngineError> {
+        let options = self.compute.options(self.options(), extra).plan();
         Plan::after_release(&loaded.spec, &loaded.tensors, options, 0, released)
     }
 

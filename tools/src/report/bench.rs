@@ -1,9 +1,9 @@
 //! What `moelten bench` prints, as text and as JSON. The names in the JSON object are a promise: other
 //! programs read them. It must not know how things are measured.
 
-use moelten_engine::Model;
 use moelten_engine::plan::Experts;
 use moelten_engine::runtime::topology::Placement;
+use moelten_engine::{DeviceStats, Model};
 use serde_json::{Value, json};
 
 use super::gpu;
@@ -38,9 +38,19 @@ struct DecodeFigures {
     share_of_ram: Rates,
     gb_per_s_with_kv: f64,
     share_of_ram_with_kv: Rates,
-    /// The limit set by RAM and disk: the bytes of a token at the speed of RAM, or those from the disk at its
-    /// speed, whichever takes longer. `None` if the speed of the disk is unknown and needed.
+    /// The limit set by RAM, disk and a GPU: the bytes of a token that the CPU reads at the speed of RAM,
+    /// those from the disk at its speed, or the time of the GPU's part, whichever is longest. `None` if the
+    /// speed of the disk is unknown and needed.
     bound_tokens_per_s: Option<f64>,
+    /// Shares of the experts' bytes that were in VRAM, in RAM, and on disk. They are of one whole.
+    tiers: [f64; 3],
+}
+
+impl DecodeFigures {
+    fn tiers_json(&self) -> Value {
+        let [vram, ram, disk] = self.tiers;
+        json!({ "vram": vram, "ram": ram, "disk": disk })
+    }
 }
 
 impl BenchReport<'_> {
@@ -58,13 +68,23 @@ impl BenchReport<'_> {
             Ok(disk) => Some(from_disk / disk / 1e9),
             Err(_) => None,
         };
+        let tokens = (self.work.decode * self.work.repeat) as f64;
+        let (gpu_seconds, gpu_bytes) = match &decode.gpu {
+            Some(stats) => (gpu::seconds(stats, tokens), stats.used_bytes as f64 / tokens),
+            None => (0.0, 0.0),
+        };
+        let by_cpu = (with_kv - gpu_bytes).max(0.0) / ram.median / 1e9;
+        let phase = &decode.store.decode;
+        let all = (phase.used_bytes as f64).max(1.0);
+        let (in_vram, on_disk) = (gpu_bytes * tokens / all, phase.missed_bytes as f64 / all);
         Some(DecodeFigures {
+            tiers: [in_vram, 1.0 - in_vram - on_disk, on_disk],
             gb_per_s: decode.bytes_per_token * rate,
             ram_gb_per_s: ram,
             share_of_ram: decode.ram.shares(decode.bytes_per_token / 1e9),
             gb_per_s_with_kv: with_kv * rate,
             share_of_ram_with_kv: decode.ram.shares(with_kv / 1e9),
-            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(with_kv / ram.median / 1e9)),
+            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(by_cpu).max(gpu_seconds)),
         })
     }
 
@@ -104,6 +124,7 @@ impl BenchReport<'_> {
                 "gb_per_s_with_kv": figures.gb_per_s_with_kv,
                 "share_of_ram_with_kv": figures.share_of_ram_with_kv.median,
                 "bound_tokens_per_s": figures.bound_tokens_per_s,
+                "tiers": decode.gpu.as_ref().map(|_| figures.tiers_json()),
                 "experts_used": decode.experts_used,
                 "experts": decode.experts,
             })
@@ -130,13 +151,19 @@ impl BenchReport<'_> {
                 "disk_problem": self.disk_gb_per_s.as_ref().err(),
             },
             "cache": self.cache_json(*disk_bytes),
-            "gpu": self.model.experts().device_stats().as_ref().map(gpu::json),
+            "gpu": self.gpu().as_ref().map(gpu::json),
             "memory": {
                 "peak_owned_bytes": self.peak_owned_bytes,
                 "budget_bytes": self.model.plan().budget,
                 "mapped_bytes": self.model.plan().mapped(),
             },
         })
+    }
+
+    /// What a GPU did in the timed runs of decode, or at all if there were none.
+    fn gpu(&self) -> Option<DeviceStats> {
+        let timed = self.measured.decode.as_ref().and_then(|decode| decode.gpu.clone());
+        timed.or_else(|| self.model.experts().device_stats())
     }
 
     /// Figures of the expert store; `null` for phases that were not run. Mapped experts count as resident.
@@ -170,7 +197,12 @@ impl BenchReport<'_> {
 
     /// Lines about a GPU and about the expert cache, if there are any.
     fn cache_lines(&self, lines: &mut Vec<String>) {
-        lines.extend(self.model.experts().device_stats().as_ref().map(gpu::words));
+        lines.extend(self.gpu().as_ref().map(gpu::words));
+        let timed = self.measured.decode.as_ref().is_some_and(|decode| decode.gpu.is_some());
+        if let Some(DecodeFigures { tiers, .. }) = self.decode_figures().filter(|_| timed) {
+            let [vram, ram, disk] = tiers.map(|share| format!("{:.1} %", 100.0 * share));
+            lines.push(format!("         found in VRAM {vram}, in RAM {ram}, on disk {disk}"));
+        }
         let Experts::Cached(cached) = &self.model.plan().experts else { return };
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         lines.push(format!(

@@ -88,9 +88,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Of an answer of a model of which a token reads `bytes`. `None` if it is too short to say anything, or
-    /// if its cache shrank.
+    /// Of an answer of a model of which a token reads `bytes`. `None` if it is too short to say anything, if
+    /// its cache shrank, or if a GPU computed a part.
     pub fn of(stats: &GenerateStats, bytes: f64) -> Option<Self> {
+        if stats.gpu.is_some_and(|gpu| gpu.computed > 0) {
+            return None;
+        }
         let answer = stats.cache.map(|cache| cache.answer).unwrap_or_default();
         let released = stats.memory.released_bytes > 0;
         Self {

@@ -12,9 +12,10 @@ use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::io::probe::Pattern;
 use moelten_loader::load::LoadedModel;
-use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::{BankKey, BankSpec, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
 
+use super::vram::{Layer, VramSlots, shares};
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;
 use crate::open::ComputeArgs;
@@ -153,8 +154,10 @@ pub struct Forecast {
     pub dense_bytes: f64,
     /// Bytes of routed experts that a token reads.
     pub routed_bytes: f64,
-    /// Share of the routed bytes found in memory.
+    /// Share of the routed bytes found in memory, of RAM or of a GPU.
     pub hits: Likely,
+    /// Share of the routed experts that a GPU computes; 0 without one.
+    pub on_gpu: f64,
     /// Tokens per second with a full cache; `None` if that needs the unknown speed of the disk.
     pub warm: Option<Likely>,
     /// Tokens per second of the first tokens, with an empty cache.
@@ -173,29 +176,38 @@ pub struct Likely {
 }
 
 impl Forecast {
-    /// Predicts for a plan on a machine; `hit_rate` replaces the estimated one.
+    /// Predicts for a plan on a machine, with a GPU or without; `hit_rate` replaces the estimated one.
     pub fn new(
         loaded: &LoadedModel,
         plan: &Plan,
         kv: KvFormat,
         speeds: &Speeds,
         earlier: &Earlier,
+        gpu: Option<&VramSlots>,
         hit_rate: Option<f64>,
     ) -> Self {
         let traffic = Traffic::weigh(&loaded.spec, &loaded.tensors, kv);
         let token = Token {
             dense: (traffic.dense.bytes + traffic.head.bytes) as f64,
             routed: traffic.routed_bytes(&loaded.spec),
+            gpu: gpu.map_or_else(Vec::new, |gpu| gpu_layers(loaded, plan, gpu, earlier.locality)),
         };
         let always = |rate| Likely { value: rate, range: Span { low: rate, high: rate } };
-        let hits = hit_rate.map_or_else(|| token.hits(plan, earlier.locality), always);
-        token.forecast(hits, !matches!(plan.experts, Experts::Cached(_)), speeds, earlier)
+        let in_place = !matches!(plan.experts, Experts::Cached(_));
+        let banks = loaded.tensors.banks().iter().enumerate();
+        let in_memory = banks.map(|(number, bank)| {
+            let (ram, vram) = shares(plan, gpu, number, bank.experts());
+            (ram + vram).min(1.0)
+        });
+        let in_memory: Vec<f64> = in_memory.collect();
+        let hits = hit_rate.map_or_else(|| token.hits(&in_memory, in_place, earlier.locality), always);
+        token.forecast(hits, in_place, speeds, earlier)
     }
 
     /// Predicts for a model that is not here, by figures about it: bytes of shared and of routed weights that
     /// a token reads, and the share of the experts that stays in memory.
     pub fn by_figures(dense: u64, routed: u64, share: f64, speeds: &Speeds, earlier: &Earlier) -> Self {
-        let token = Token { dense: dense as f64, routed: vec![routed as f64] };
+        let token = Token { dense: dense as f64, routed: vec![routed as f64], gpu: Vec::new() };
         let hits = Likely {
             value: hits_at(share, LOCALITY),
             range: Span { low: hits_at(share, LOCALITIES.low), high: hits_at(share, LOCALITIES.high) },
@@ -213,21 +225,40 @@ pub fn in_memory(token_bytes: f64, ram_gb_per_s: f64) -> Likely {
 /// Bytes that a token reads.
 struct Token {
     dense: f64,
-    /// Routed bytes of each layer.
+    /// Routed bytes of each bank.
     routed: Vec<f64>,
+    /// What a GPU has of each bank; empty without one. The times of the CPU are not known yet.
+    gpu: Vec<Layer>,
+}
+
+/// What a GPU has of each bank: the experts that are used most, so they are found as in a cache of its size.
+fn gpu_layers(loaded: &LoadedModel, plan: &Plan, gpu: &VramSlots, locality: Option<f64>) -> Vec<Layer> {
+    let layer = |(number, (_, bank)): (usize, (BankKey, BankSpec))| {
+        let experts = loaded.tensors.banks().get(number).map_or(0, |bank| bank.experts());
+        let (ram, vram) = shares(plan, Some(gpu), number, experts);
+        let visits = bank.most_per_token as f64;
+        Layer {
+            visits,
+            held: visits * hits_at(vram, locality.unwrap_or(LOCALITY)),
+            host: 0.0,
+            each: gpu.each.get(number).copied().unwrap_or(0.0),
+            launch: gpu.launch,
+            only_there: ram < 1.0,
+        }
+    };
+    loaded.spec.banks().enumerate().map(layer).collect()
 }
 
 impl Token {
-    /// Hit rate over all layers, weighted by their bytes.
-    fn hits(&self, plan: &Plan, known: Option<f64>) -> Likely {
-        let always = Likely { value: 1.0, range: Span { low: 1.0, high: 1.0 } };
-        let Experts::Cached(cached) = &plan.experts else { return always };
+    /// Hit rate over all banks, weighted by their bytes, when memory has these shares of their experts.
+    fn hits(&self, in_memory: &[f64], in_place: bool, known: Option<f64>) -> Likely {
+        if in_place {
+            return Likely { value: 1.0, range: Span { low: 1.0, high: 1.0 } };
+        }
         let at = |locality: f64| {
             let (mut hit, mut all) = (0.0, 0.0);
-            for ((&quota, &experts), &bytes) in
-                cached.shape.quotas.iter().zip(&cached.shape.experts).zip(&self.routed)
-            {
-                hit += bytes * hits_at(quota as f64 / experts.max(1) as f64, locality);
+            for (&share, &bytes) in in_memory.iter().zip(&self.routed) {
+                hit += bytes * hits_at(share, locality);
                 all += bytes;
             }
             if all == 0.0 { 1.0 } else { hit / all }
@@ -243,6 +274,21 @@ impl Token {
         }
     }
 
+    /// Seconds in which a token is computed when the CPU alone takes `computing`, and the share of the routed
+    /// bytes that the GPU computes.
+    fn beside_gpu(&self, computing: f64) -> (f64, f64) {
+        let routed: f64 = self.routed.iter().sum();
+        let rate = computing / (self.dense + routed);
+        let (mut seconds, mut on_gpu) = (computing, 0.0);
+        for (layer, &bytes) in self.gpu.iter().zip(&self.routed).filter(|(layer, _)| layer.visits > 0.0) {
+            let host = bytes * rate / layer.visits;
+            let (took, computed) = Layer { host, ..*layer }.seconds();
+            seconds += took - bytes * rate;
+            on_gpu += bytes * computed / layer.visits;
+        }
+        (seconds, if routed > 0.0 { on_gpu / routed } else { 0.0 })
+    }
+
     /// Speeds from the bytes read from RAM and disk, which partly overlap.
     fn forecast(&self, hits: Likely, in_place: bool, speeds: &Speeds, earlier: &Earlier) -> Forecast {
         let routed: f64 = self.routed.iter().sum();
@@ -253,6 +299,7 @@ impl Token {
             (None, Some(rate)) => (bytes / rate, Basis::Others),
             (None, None) => (by_ram, Basis::Machine),
         };
+        let (computing, on_gpu) = self.beside_gpu(computing);
         let disk = earlier.disk_gb_per_s.or(speeds.disk_gb_per_s.as_ref().ok().copied());
         // Tokens per second if a token reads `bytes` from the disk at this share of its speed.
         let rate = |bytes: f64, share: f64| match disk {
@@ -277,6 +324,7 @@ impl Token {
             dense_bytes: self.dense,
             routed_bytes: routed,
             hits,
+            on_gpu,
             warm: missed(hits.value).zip(range).map(|(value, range)| Likely { value, range }),
             cold,
             basis,
@@ -333,7 +381,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_ram_and_disk_decides() {
-        let token = Token { dense: 0.2e9, routed: vec![0.3e9, 0.5e9] };
+        let token = Token { dense: 0.2e9, routed: vec![0.3e9, 0.5e9], gpu: Vec::new() };
         let forecast = token.forecast(hits(0.5, 0.8, 0.99), false, &speeds(Ok(2.0)), &NOTHING);
         // Computing 1 GB takes 1/12 s. 0.4 GB from the disk take 0.2 s, 8 MB a twentieth of computing.
         let (slow, fast) = (0.2 + 0.3 / 12.0, 1.0 / 12.0 + 0.3 * 0.004);
@@ -347,7 +395,7 @@ mod tests {
 
     #[test]
     fn without_a_disk_only_what_is_in_memory_has_a_speed() {
-        let token = Token { dense: 1e9, routed: vec![1e9] };
+        let token = Token { dense: 1e9, routed: vec![1e9], gpu: Vec::new() };
         let unknown = speeds(Err("none".into()));
         let here = hits(1.0, 1.0, 1.0);
         let forecast = token.forecast(here, true, &unknown, &NOTHING);
@@ -362,7 +410,7 @@ mod tests {
 
     #[test]
     fn what_was_measured_before_replaces_what_is_estimated() {
-        let token = Token { dense: 1e9, routed: vec![1e9] };
+        let token = Token { dense: 1e9, routed: vec![1e9], gpu: Vec::new() };
         let others = Earlier { rate: Some(20e9), ..NOTHING };
         let forecast = token.forecast(hits(1.0, 1.0, 1.0), false, &speeds(Ok(2.0)), &others);
         assert_eq!((forecast.warm.unwrap().value, forecast.basis), (10.0, Basis::Others));
@@ -370,6 +418,29 @@ mod tests {
         let forecast = token.forecast(hits(0.6, 0.6, 0.6), false, &speeds(Ok(2.0)), &run);
         assert!((1.0 / forecast.warm.unwrap().value - (0.1 + 0.3 * 0.05)).abs() < 1e-9);
         assert_eq!(forecast.basis, Basis::Run);
+    }
+
+    #[test]
+    fn a_gpu_takes_over_what_it_has() {
+        // Computing 1 GB takes 1/12 s, of which 0.8 belong to one bank of 8 visits: 8.3 ms each.
+        let layer = Layer { visits: 8.0, held: 4.0, host: 0.0, each: 1e-3, launch: 1e-4, only_there: false };
+        let token = |only_there| Token {
+            dense: 0.2e9,
+            routed: vec![0.8e9],
+            gpu: vec![Layer { only_there, ..layer }],
+        };
+        let alone = 1.0 / 12.0;
+        let (seconds, share) = token(false).beside_gpu(alone);
+        assert!((seconds - 0.6 * alone).abs() < 1e-9 && share == 0.5, "{seconds} {share}");
+        // A slow one that has what would have to be read.
+        let mut slow = token(true);
+        slow.gpu[0].each = 0.1;
+        let (seconds, share) = slow.beside_gpu(alone);
+        assert!((seconds - (0.2 * alone + 0.4001)).abs() < 1e-9 && share == 0.5, "{seconds} {share}");
+        slow.gpu[0].only_there = false;
+        assert!(slow.beside_gpu(alone).0 <= alone, "never slower than without it");
+        let forecast = token(false).forecast(hits(1.0, 1.0, 1.0), false, &speeds(Ok(2.0)), &NOTHING);
+        assert!((forecast.warm.unwrap().value - 20.0).abs() < 1e-9 && forecast.on_gpu == 0.5);
     }
 
     #[test]

@@ -23,10 +23,14 @@ pub struct FoundGpu {
 pub struct GpuFigures {
     /// How it computes the CPU's bits.
     pub arithmetic: &'static str,
+    /// Bytes that it gives for experts; `None` where its memory is the RAM.
+    pub room: Option<u64>,
     /// From a submission to its results.
     pub launch: Duration,
     /// Weights that it multiplies, 10^9 bytes per second.
     pub weights_gb_per_s: f64,
+    /// The same where results need only be close; `None` where they are not.
+    pub close_gb_per_s: Option<f64>,
     /// Copies to it, 10^9 bytes per second.
     pub upload_gb_per_s: f64,
 }
@@ -35,8 +39,13 @@ pub struct GpuFigures {
 #[cfg(feature = "gpu")]
 pub fn found(kernels: &Kernels) -> Vec<FoundGpu> {
     let of = |adapter: &moelten_gpu::Adapter| {
-        let trial = moelten_gpu::trial(adapter, kernels).map(|trial| GpuFigures {
+        let own = adapter.kind == moelten_gpu::AdapterKind::Discrete;
+        let most = if own { u64::MAX } else { 0 };
+        let trial = moelten_gpu::trial(adapter, moelten_gpu::Exactness::Exact, most, kernels);
+        let trial = trial.map(|(trial, _)| GpuFigures {
             arithmetic: trial.arithmetic.name(),
+            room: own.then_some(trial.room),
+            close_gb_per_s: trial.close_weights.map(|rate| rate / 1e9),
             launch: trial.launch,
             weights_gb_per_s: trial.weights / 1e9,
             upload_gb_per_s: trial.upload / 1e9,
@@ -59,11 +68,22 @@ impl FoundGpu {
     pub fn words(&self) -> String {
         let about = self.about.join(", ");
         match &self.trial {
-            Ok(GpuFigures { arithmetic, launch, weights_gb_per_s, upload_gb_per_s }) => format!(
-                "{about}: exact ({arithmetic}); {:.0} us a submission, weights at {weights_gb_per_s:.2} GB/s, copies at \
-                 {upload_gb_per_s:.2} GB/s",
-                micros(*launch)
-            ),
+            Ok(figures) => {
+                let GpuFigures { arithmetic, launch, weights_gb_per_s, upload_gb_per_s, .. } = figures;
+                let room = match figures.room {
+                    Some(room) => format!("{} for experts", bytes(room)),
+                    None => "its memory is the RAM".to_owned(),
+                };
+                let close = match figures.close_gb_per_s {
+                    Some(speed) => format!(" (close: {speed:.2})"),
+                    None => String::new(),
+                };
+                format!(
+                    "{about}: exact ({arithmetic}), {room}; {:.0} us a submission, weights at {weights_gb_per_s:.2} \
+                     GB/s{close}, copies at {upload_gb_per_s:.2} GB/s",
+                    micros(*launch)
+                )
+            }
             Err(why) => format!("{about}: not used: {why}"),
         }
     }
@@ -79,7 +99,9 @@ impl FoundGpu {
             "driver": driver,
             "exact": figures.map(|figures| figures.arithmetic),
             "launch_s": figures.map(|figures| figures.launch.as_secs_f64()),
+            "vram_bytes": figures.and_then(|figures| figures.room),
             "weights_gb_per_s": figures.map(|figures| figures.weights_gb_per_s),
+            "close_weights_gb_per_s": figures.and_then(|figures| figures.close_gb_per_s),
             "upload_gb_per_s": figures.map(|figures| figures.upload_gb_per_s),
             "problem": self.trial.as_ref().err(),
         })
@@ -101,13 +123,17 @@ pub fn words(stats: &DeviceStats) -> String {
         false => format!(", on the CPU {:.0} us", micros(stats.host)),
     };
     format!(
-        "GPU {} ({}): {} of {} slots in {} hold experts; computed {share:.1} % of the experts of decoded tokens; {} \
-         copied to it, at {:.2} GB/s; {:.0} us a submission and {:.0} us an expert{host}",
+        "GPU {} ({}, {}): {} of {} slots in {} hold experts; computed {share:.1} % of the experts of decoded tokens, \
+         {:.1} of {:.1} in a layer, and {} rows of the head; {} copied to it, at {:.2} GB/s; {:.0} us a submission and {:.0} us an expert{host}",
         stats.name,
+        stats.exactness(),
         stats.arithmetic,
         stats.held,
         stats.slots,
         bytes(stats.bytes),
+        of_layer(stats, stats.used),
+        of_layer(stats, stats.asked),
+        stats.head_rows,
         stats.uploads,
         stats.upload / 1e9,
         micros(stats.launch),
@@ -115,10 +141,26 @@ pub fn words(stats: &DeviceStats) -> String {
     )
 }
 
+/// A count for each layer of a token.
+fn of_layer(stats: &DeviceStats, count: u64) -> f64 {
+    count as f64 / stats.layers.max(1) as f64
+}
+
+/// Seconds that the device takes for a token with so many layers: its part of the bound.
+pub fn seconds(stats: &DeviceStats, tokens: f64) -> f64 {
+    let launches = if stats.used > 0 { stats.layers as f64 * stats.launch.as_secs_f64() } else { 0.0 };
+    (launches + stats.used as f64 * stats.each.as_secs_f64()) / tokens
+}
+
 /// What a GPU did for a model, for programs.
 pub fn json(stats: &DeviceStats) -> Value {
     json!({
         "name": stats.name,
+        "exactness": stats.exactness(),
+        "split": of_layer(stats, stats.used),
+        "visits": of_layer(stats, stats.asked),
+        "head_rows": stats.head_rows,
+        "head_bytes": stats.head_bytes,
         "arithmetic": stats.arithmetic,
         "bytes": stats.bytes,
         "slots": stats.slots,
@@ -146,13 +188,25 @@ mod tests {
         let figures = GpuFigures {
             arithmetic: "whole numbers",
             launch: Duration::from_micros(250),
+            room: None,
             weights_gb_per_s: 0.3,
+            close_gb_per_s: Some(0.4),
             upload_gb_per_s: 4.0,
         };
-        let exact = FoundGpu { about: about.clone(), trial: Ok(figures) };
-        let words = "llvmpipe, software, vulkan, Mesa 22: exact (whole numbers); 250 us a submission, weights at 0.30 \
-                     GB/s, copies at 4.00 GB/s";
+        let exact = FoundGpu { about: about.clone(), trial: Ok(figures.clone()) };
+        let words = "llvmpipe, software, vulkan, Mesa 22: exact (whole numbers), its memory is the RAM; 250 us a \
+                     submission, weights at 0.30 GB/s (close: 0.40), copies at 4.00 GB/s";
         assert_eq!(exact.words(), words);
+        let card = FoundGpu {
+            about: about.clone(),
+            trial: Ok(GpuFigures { room: Some(6 << 30), close_gb_per_s: None, ..figures }),
+        };
+        assert!(
+            card.words().contains("exact (whole numbers), 6.0 GiB for experts; 250 us"),
+            "{}",
+            card.words()
+        );
+        assert_eq!(card.json()["vram_bytes"], 6_u64 << 30);
         assert_eq!(exact.json()["exact"], "whole numbers");
         let broken = FoundGpu { about, trial: Err("it does not compute exactly".to_owned()) };
         assert!(broken.words().ends_with("not used: it does not compute exactly"));
@@ -162,8 +216,14 @@ mod tests {
     #[test]
     fn a_lost_gpu_says_why() {
         let mut stats =
-            DeviceStats { name: "card".to_owned(), used: 1, asked: 4, slots: 2, ..DeviceStats::default() };
-        assert!(words(&stats).contains("computed 25.0 % of the experts"));
+            DeviceStats { name: "card".to_owned(), used: 2, asked: 8, layers: 2, ..DeviceStats::default() };
+        stats.exact = true;
+        stats.launch = Duration::from_millis(2);
+        stats.each = Duration::from_millis(1);
+        let text = words(&stats);
+        assert!(text.contains("(exact, ") && text.contains("25.0 % of the experts"), "{text}");
+        assert!(text.contains("1.0 of 4.0 in a layer"), "{text}");
+        assert!((seconds(&stats, 2.0) - 0.003).abs() < 1e-12, "a layer and an expert for each of two tokens");
         stats.dropped = Some("no answer for 10 seconds".to_owned());
         assert_eq!(words(&stats), "GPU card: not used any more: no answer for 10 seconds");
     }

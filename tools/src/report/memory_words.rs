@@ -87,8 +87,15 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
     let kv = options.compute().kv();
     let speeds =
         Speeds::probe(options.compute(), &loaded.tensors, PROBE, PROBE_BYTES.min(plan.budget / PROBE_PART))?;
-    let forecast =
-        Forecast::new(loaded, plan, kv, &speeds, &earlier::about(options.compute(), loaded, plan), None);
+    let forecast = Forecast::new(
+        loaded,
+        plan,
+        kv,
+        &speeds,
+        &earlier::about(options.compute(), loaded, plan),
+        None,
+        None,
+    );
     before.limits = Limits {
         ram_gb_per_s: Some(speeds.ram_gb_per_s),
         disk_gb_per_s: speeds.disk_gb_per_s.as_ref().ok().copied(),

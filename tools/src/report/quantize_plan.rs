@@ -226,7 +226,7 @@ fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Res
         Err(error) => return Ok(Fit { verdict: "NO", words: error.to_string() }),
     };
     let earlier = earlier::about(session.compute(), &model, &plan);
-    let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, &earlier, None);
+    let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, &earlier, None, None);
     let speed = match forecast.warm {
         Some(warm) => format!("about {} when warm", memory_words::likely(warm)),
         None => "speed unknown".to_owned(),

@@ -89,16 +89,16 @@ fn gpu_words(gpu: &GpuUse) -> String {
     if gpu.lost {
         return "not used any more; experts are computed from RAM and file".to_owned();
     }
-    let share = percent(gpu.computed as f64 / gpu.visited.max(1) as f64);
+    let (share, exactness) = (percent(gpu.share().unwrap_or(0.0)), gpu.exactness());
     let (held, slots, all) = (gpu.held, gpu.slots, bytes(gpu.bytes));
     format!(
-        "computed {share} of the experts of decoded tokens; {held} of {slots} slots in {all} hold experts"
+        "computed {share} of the experts of decoded tokens, {exactness}; {held} of {slots} slots in {all} hold experts"
     )
 }
 
 /// The notice that a GPU is not used any more.
-pub const GPU_LOST: &str = "The GPU is not used any more: it failed, or was slower than the CPU alone. Answers go on with the same \
-                            bits from RAM and file.";
+pub const GPU_LOST: &str = "The GPU is not used any more: it failed, or was slower than the CPU alone. Answers go on with the bits of \
+                            the CPU from RAM and file.";
 
 fn streamed_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     let Some(cache) = &stats.cache else { return Vec::new() };
@@ -246,9 +246,11 @@ mod tests {
 
     #[test]
     fn a_gpu_has_a_row_of_its_own() {
-        let gpu = GpuUse { computed: 30, visited: 40, held: 7, slots: 8, bytes: 4 << 20, lost: false };
+        let gpu =
+            GpuUse { computed: 30, visited: 40, held: 7, slots: 8, bytes: 4 << 20, exact: true, lost: false };
         let row = |gpu| cache_rows(&GenerateStats { gpu: Some(gpu), ..GenerateStats::default() });
-        let words = "computed 75.0 % of the experts of decoded tokens; 7 of 8 slots in 4 MiB hold experts";
+        let words =
+            "computed 75.0 % of the experts of decoded tokens, exact; 7 of 8 slots in 4 MiB hold experts";
         assert_eq!(row(gpu), [("GPU", words.to_owned())]);
         assert!(row(GpuUse { lost: true, ..gpu })[0].1.starts_with("not used"));
     }

@@ -69,7 +69,8 @@ pub fn list(
         let disk =
             gauge("disk", part(rates.disk_gb_per_s, limit), speed(rates.disk_gb_per_s, limit), Role::Bar);
         list.push(Gauge { course: Some(history.disk_gb_per_s()), ..disk });
-        list.push(gauge("found in RAM", rates.hit_rate, percent(rates.hit_rate), Role::Good));
+        let name = if map.gpu.is_some() { "in RAM, VRAM" } else { "found in RAM" };
+        list.push(gauge(name, rates.hit_rate, percent(rates.hit_rate), Role::Good));
         let stalls = rates
             .stalled
             .map_or_else(|| UNKNOWN.to_owned(), |share| format!("{} of the time", figures::percent(share)));
@@ -84,6 +85,14 @@ pub fn list(
     ));
     if prefetches {
         list.push(gauge("predicted", rates.recall, percent(rates.recall), Role::Good));
+    }
+    if let Some(gpu) = &map.gpu {
+        let name = if gpu.exact { "GPU, exact" } else { "GPU, close" };
+        let words = match gpu.lost {
+            true => "not used any more".to_owned(),
+            false => percent(gpu.share()),
+        };
+        list.push(gauge(name, gpu.share().filter(|_| !gpu.lost), words, Role::Good));
     }
     if let Some(owned) = map.memory.owned_bytes {
         let budget = map.memory.budget_bytes;

@@ -129,11 +129,12 @@ impl Pixel {
     /// The pixel of some experts; `None` without experts. One of them that arrives, was used or was guessed
     /// shows; where most of the others are is the fill.
     fn of(cells: impl Iterator<Item = ExpertCell>) -> Option<Self> {
-        let (mut count, mut resident, mut loading) = (0, 0, false);
+        let (mut count, mut resident, mut on_device, mut loading) = (0, 0, 0, false);
         let (mut used, mut right, mut wrong) = (u64::MAX, false, false);
         for cell in cells {
             count += 1;
             resident += usize::from(cell.place == ExpertPlace::Resident);
+            on_device += usize::from(cell.place == ExpertPlace::Device);
             loading |= cell.place == ExpertPlace::Loading;
             used = used.min(cell.used.unwrap_or(u64::MAX));
             if let Some(prediction) = cell.prediction.filter(|prediction| prediction.age == 0) {
@@ -143,7 +144,8 @@ impl Pixel {
         }
         let fill = match () {
             _ if loading => Fill::Arriving,
-            _ if resident * 2 >= count => Fill::Ram,
+            _ if on_device * 2 >= count => Fill::Vram,
+            _ if (resident + on_device) * 2 >= count => Fill::Ram,
             _ => Fill::Disk,
         };
         let recency = match used {

@@ -15,6 +15,8 @@ pub enum Fill {
     Arriving,
     /// Ready to be computed from memory.
     Ram,
+    /// In the memory of a GPU.
+    Vram,
 }
 
 /// How recently an expert was used.
@@ -51,6 +53,10 @@ impl Fill {
             (Self::Ram, Idle) => ((28, 78, 150), 25, Color::Blue),
             (Self::Ram, Lately) => ((95, 165, 250), 75, Color::LightBlue),
             (Self::Ram, Now) => ((225, 240, 255), 231, Color::White),
+            (Self::Vram, Idle) => ((104, 44, 130), 54, Color::Magenta),
+            (Self::Vram, Lately) => ((214, 112, 250), 177, Color::LightMagenta),
+            // With 16 colours what is used now looks alike everywhere.
+            (Self::Vram, Now) => ((255, 222, 255), 225, Color::White),
         };
         let light: Picked = match (self, recency) {
             (Self::Disk, Idle) => ((222, 226, 234), 254, Color::Gray),
@@ -59,6 +65,9 @@ impl Fill {
             (Self::Ram, Idle) => ((150, 190, 240), 111, Color::LightBlue),
             (Self::Ram, Lately) => ((40, 105, 205), 26, Color::Blue),
             (Self::Ram, Now) => ((5, 15, 60), 17, Color::Black),
+            (Self::Vram, Idle) => ((226, 180, 240), 183, Color::LightMagenta),
+            (Self::Vram, Lately) => ((160, 50, 200), 133, Color::Magenta),
+            (Self::Vram, Now) => ((60, 0, 66), 53, Color::Black),
         };
         of(theme, dark, light)
     }
@@ -71,7 +80,9 @@ impl Fill {
             (Self::Arriving, _) => '~',
             (Self::Ram, Recency::Idle) => '░',
             (Self::Ram, Recency::Lately) => '▒',
-            (Self::Ram, Recency::Now) => '█',
+            (Self::Vram, Recency::Idle) => 'v',
+            (Self::Vram, Recency::Lately) => 'V',
+            (Self::Ram | Self::Vram, Recency::Now) => '█',
         }
     }
 
@@ -81,6 +92,7 @@ impl Fill {
             Self::Disk => "disk",
             Self::Arriving => "arriving",
             Self::Ram => "RAM",
+            Self::Vram => "VRAM",
         }
     }
 }

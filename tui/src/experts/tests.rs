@@ -138,6 +138,45 @@ const ALL_THEMES: [Theme; 6] = {
     ]
 };
 
+/// With a GPU there is a third place: in the map, the legend, the gauges and the sentence.
+#[test]
+fn experts_of_a_gpu_are_a_third_place() {
+    use look::{Fill, Recency};
+    use moelten_engine::api::GpuUse;
+    let mut map = map(8, 64);
+    let cell = ExpertCell { place: ExpertPlace::Device, ..ExpertCell::default() };
+    map.rows.iter_mut().for_each(|row| row.cells[..16].fill(cell));
+    let (bytes, slots) = (1 << 30, 128);
+    let gpu = GpuUse { computed: 30, visited: 40, held: slots, slots, bytes, exact: true, lost: false };
+    map.gpu = Some(gpu);
+    let text = |map: &ExpertMap| {
+        let mut view = ExpertView::new(LIMITS);
+        view.update(map.clone(), Duration::from_secs(1));
+        view.update(later(map.clone()), Duration::from_secs(2));
+        screen(&view, 140, 24, Theme::PLAIN).join("\n")
+    };
+    let shown = text(&map);
+    for words in
+        ["v VRAM", "GPU: 75 %, exact.", "were in RAM or VRAM", "in RAM, VRAM", "GPU, exact", "75.0 %"]
+    {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    assert!(shown.contains("vvvv"), "{shown}");
+    map.gpu = Some(GpuUse { lost: true, ..gpu });
+    assert!(text(&map).contains("not used any more"), "{}", text(&map));
+    // Its colours are those of no other place, but for what is used now with 16 colours.
+    let recencies = [Recency::Idle, Recency::Lately, Recency::Now];
+    for theme in ALL_THEMES {
+        let other = [Fill::Disk, Fill::Arriving, Fill::Ram];
+        let other: Vec<_> =
+            other.into_iter().flat_map(|fill| recencies.map(|recency| fill.colour(recency, theme))).collect();
+        let own = recencies.map(|recency| Fill::Vram.colour(recency, theme));
+        let differ = if theme.depth == ColourDepth::Sixteen { &own[..2] } else { &own[..] };
+        assert!(differ.iter().all(|colour| !other.contains(colour)), "{theme:?}");
+        assert!(own[0] != own[1] && own[1] != own[2], "{theme:?}");
+    }
+}
+
 /// Every colour of the map is one that the legend explains, and they differ at every depth.
 #[test]
 fn the_legend_matches_the_picture() {

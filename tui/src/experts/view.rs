@@ -172,8 +172,13 @@ impl ExpertView {
     /// One plain sentence about what is happening.
     fn sentence(&self) -> String {
         let first = "Each square is one expert.";
+        let gpu = self.map.gpu.filter(|gpu| !gpu.lost);
+        let gpu = gpu.and_then(|gpu| Some((gpu.share()?, gpu.exactness())));
+        let gpu = gpu.map_or_else(String::new, |(share, exactness)| {
+            format!(" GPU: {:.0} %, {exactness}.", (100.0 * share).floor())
+        });
         if !self.streams() {
-            return format!("{first} All of them are in RAM.");
+            return format!("{first} All of them are in RAM.{gpu}");
         }
         let rates = self.rates();
         let prefetch = match (rates.recall, self.prefetches) {
@@ -192,7 +197,9 @@ impl ExpertView {
             (Some(now), None) => format!("disk {now:.2} GB/s; "),
             (None, _) => String::new(),
         };
-        format!("{first} {:.0} % of those used were in RAM; {disk}{prefetch}.", (100.0 * hits).floor())
+        let place = if self.map.gpu.is_some() { "RAM or VRAM" } else { "RAM" };
+        let hits = (100.0 * hits).floor();
+        format!("{first} {hits:.0} % of those used were in {place}; {disk}{prefetch}.{gpu}")
     }
 
     fn draw_sentence(&self, area: Rect, buf: &mut Buffer, theme: Theme) {
@@ -266,6 +273,9 @@ impl ExpertView {
         if self.streams() {
             let fills = [Fill::Disk, Fill::Arriving, Fill::Ram];
             items.extend(fills.map(|fill| (Some(sample(fill, Recency::Idle)), fill.word())));
+        }
+        if self.map.gpu.is_some() {
+            items.push((Some(sample(Fill::Vram, Recency::Idle)), Fill::Vram.word()));
         }
         items.push((None, "used:"));
         let recencies = [Recency::Idle, Recency::Lately, Recency::Now];

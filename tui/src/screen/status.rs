@@ -146,6 +146,13 @@ impl Screen {
         if let Some(rate) = hits.filter(|_| memory.slot_bytes > 0) {
             list.push(item(2, format!("hits {:.0} %", (100.0 * rate).floor())));
         }
+        if let Some((gpu, share)) = self.experts.map().gpu.and_then(|gpu| Some((gpu, gpu.share()?))) {
+            let text = match gpu.lost {
+                true => "GPU lost".to_owned(),
+                false => format!("GPU {:.0} % {}", (100.0 * share).floor(), gpu.exactness()),
+            };
+            list.push(item(4, text));
+        }
         list.extend(self.speed());
         list
     }

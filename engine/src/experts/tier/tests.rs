@@ -33,8 +33,10 @@ fn tier(slots: usize, left: usize, always: bool) -> DeviceTier {
         device: Box::new(Nothing { left }),
         name: "nothing".to_owned(),
         arithmetic: String::new(),
+        exact: true,
         slots: vec![slots],
         bytes: 0,
+        head: None,
         launch: Duration::from_micros(100),
         each: vec![Duration::from_micros(20)],
         upload: 1e9,
@@ -148,4 +150,47 @@ fn a_device_that_is_slower_than_doing_without_it_is_found_out() {
     assert!(!judge(1, 0.0), "two experts take the CPU 2 ms");
     assert!(judge(3, 0.0));
     assert!(!judge(3, 0.002), "and would have to be read in 2 ms");
+}
+
+#[test]
+fn copies_count_when_they_take_longer_than_they_can_save() {
+    let copies = |copying: f64, copies: u32| Waited { copying, copies, ..Waited::default() };
+    // An expert takes the CPU a millisecond, so a copy may take 16.
+    assert!(!copies(6.0, 1000).in_vain(1e-3));
+    assert!(copies(6.0, 10).in_vain(1e-3), "more than five seconds are lost");
+    assert!(!copies(1.0, 10).in_vain(1e-3), "not yet");
+    assert!(Waited { layers: JUDGE_EVERY, ..copies(1.0, 10) }.in_vain(1e-3), "but for long");
+    // Experts that are read from a disk take longer, so copies may too.
+    let streamed = Waited { hits: 100, without: 1.0, ..copies(6.0, 50) };
+    assert!(!streamed.in_vain(1e-3));
+    let head = Waited { layers: JUDGE_EVERY, seconds: 1.0, beside: 2.0, ..Waited::default() };
+    assert!(!head.in_vain(1e-3), "rows of the head are saved too");
+    let tier = tier(2, usize::MAX, false);
+    tier.state().waited = copies(6.0, 1);
+    assert!(!tier.copies_in_vain(), "how long the CPU takes is not known");
+    (0..LEARN).for_each(|_| tier.host_took(Duration::from_millis(2), 2));
+    assert!(tier.copies_in_vain());
+}
+
+#[test]
+fn times_never_decide_what_is_there() {
+    let content = |host: u64| {
+        let (tier, mut random) = (tier(3, usize::MAX, false), 5_u64);
+        let mut work = DeviceWork::default();
+        for _ in 0..200 {
+            tier.host_took(Duration::from_micros(host), 1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let first = (random >> 60) as u32 % 7;
+            let ids = [first.min(3), 4 + first % 4];
+            tier.request(0, &ids, false, &mut work);
+            assert!(work.uploads.len() <= MOST_UPLOADS);
+            work.uploads.iter().for_each(|upload| assert!(tier.upload(0, upload, &expert())));
+        }
+        let slots = tier.state().banks[0].0.slots.clone();
+        (slots, tier.stats())
+    };
+    let ((slow, with), (fast, without)) = (content(10_000), content(0));
+    assert!(with.used > 50 && without.used == 0, "one computes what the other does not");
+    assert_eq!(slow, fast);
+    assert!(with.uploads > 3);
 }

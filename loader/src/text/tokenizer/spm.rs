@@ -55,6 +55,7 @@ pub(super) fn as_tokenizer_json(dir: &Path, notices: &mut Vec<String>) -> Result
         });
     }
     let languages = languages(dir)?;
+    let normalizer = normalizer(&model);
     let known: Vec<(VocabPiece, f32)> = (model.pieces.into_iter())
         .filter(|(piece, _)| ids.contains_key(&piece.text) || piece.kind != TokenKind::Normal)
         .collect();
@@ -74,19 +75,6 @@ pub(super) fn as_tokenizer_json(dir: &Path, notices: &mut Vec<String>) -> Result
     let first = ids.values().max().map_or(0, |&last| last.saturating_add(1));
     special.extend((first..).zip(languages.iter().map(String::as_str)));
     special.sort_unstable();
-    let mut normalizers = Vec::new();
-    if !model.charsmap.is_empty() {
-        normalizers.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&model.charsmap) }));
-    }
-    if model.squeezes {
-        normalizers.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
-        normalizers.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
-    }
-    if model.prefix {
-        // Metaspace puts no space before a text that begins with a visible one; SentencePiece does.
-        let first = json!({ "Regex": "\\A\u{2581}" });
-        normalizers.push(json!({ "type": "Replace", "pattern": first, "content": "\u{2581}\u{2581}" }));
-    }
     let scheme = if model.prefix { "always" } else { "never" };
     let metaspace =
         json!({ "type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": scheme, "split": true });
@@ -101,7 +89,7 @@ pub(super) fn as_tokenizer_json(dir: &Path, notices: &mut Vec<String>) -> Result
         .collect();
     let file = json!({
         "version": "1.0", "added_tokens": added,
-        "normalizer": { "type": "Sequence", "normalizers": normalizers },
+        "normalizer": normalizer,
         "pre_tokenizer": metaspace, "post_processor": null, "decoder": metaspace,
         "model": {
             "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": false,
@@ -109,6 +97,24 @@ pub(super) fn as_tokenizer_json(dir: &Path, notices: &mut Vec<String>) -> Result
         }
     });
     Ok(Some(file.to_string()))
+}
+
+/// What is done to a text before it is cut.
+fn normalizer(model: &Pieces) -> Value {
+    let mut normalizers = Vec::new();
+    if !model.charsmap.is_empty() {
+        normalizers.push(json!({ "type": "Precompiled", "precompiled_charsmap": base64(&model.charsmap) }));
+    }
+    if model.squeezes {
+        normalizers.push(json!({ "type": "Strip", "strip_left": true, "strip_right": true }));
+        normalizers.push(json!({ "type": "Replace", "pattern": { "Regex": " {2,}" }, "content": " " }));
+    }
+    if model.prefix {
+        // Metaspace puts no space before a text that begins with a visible one; SentencePiece does.
+        let first = json!({ "Regex": "\\A\u{2581}" });
+        normalizers.push(json!({ "type": "Replace", "pattern": first, "content": "\u{2581}\u{2581}" }));
+    }
+    json!({ "type": "Sequence", "normalizers": normalizers })
 }
 
 /// The tokens of languages, in the order of their ids.

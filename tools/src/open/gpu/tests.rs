@@ -30,33 +30,63 @@ struct Way {
     ram: Ram,
     threads: usize,
     vram: VramArg,
-    /// The submission before which the device is destroyed.
-    lost_at: Option<usize>,
+    exactness: Exactness,
+    fault: Option<Fault>,
 }
 
-const PLAIN: Way = Way { ram: Ram::Auto, threads: 2, vram: VramArg::Bytes(0), lost_at: None };
+/// What goes wrong with the device.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    /// It is destroyed before a submission.
+    Destroyed(usize),
+    /// It does not answer in time from a submission on.
+    Hangs(usize),
+    /// Every copy to it takes some milliseconds more.
+    SlowCopies(u64),
+    /// The driver refuses slabs from a number on, and they are of 256 KiB.
+    OutOfMemory(usize),
+}
 
-/// Destroys the device before one of its submissions.
-struct Destroyed {
+const PLAIN: Way =
+    Way { ram: Ram::Auto, threads: 2, vram: VramArg::Bytes(0), exactness: Exactness::Exact, fault: None };
+
+/// A device with a fault.
+struct Faulty {
     inner: GpuDevice,
-    left: Option<usize>,
+    fault: Option<Fault>,
+    submissions: usize,
 }
 
-impl ExpertDevice for Destroyed {
+impl ExpertDevice for Faulty {
     fn upload(&mut self, bank: usize, slot: usize, expert: &ExpertView<'_>) -> Result<(), String> {
+        if let Some(Fault::SlowCopies(millis)) = self.fault {
+            std::thread::sleep(Duration::from_millis(millis));
+        }
         self.inner.upload(bank, slot, expert)
     }
 
     fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), String> {
-        if self.left == Some(0) {
-            self.inner.experts.gpu().destroy();
+        match self.fault {
+            Some(Fault::Destroyed(at)) if at == self.submissions => self.inner.experts.gpu().destroy(),
+            Some(Fault::Hangs(at)) if at == self.submissions => {
+                self.inner.experts.set_patience(Duration::ZERO);
+            }
+            _ => {}
         }
-        self.left = self.left.map(|left| left.wrapping_sub(1));
+        self.submissions += 1;
         self.inner.begin(bank, slots, input)
     }
 
     fn finish(&mut self, out: &mut [f32]) -> Result<(), String> {
         self.inner.finish(out)
+    }
+
+    fn begin_head(&mut self, rows: usize, input: &[Line]) -> Result<(), String> {
+        self.inner.begin_head(rows, input)
+    }
+
+    fn finish_head(&mut self, out: &mut [f32]) -> Result<(), String> {
+        self.inner.finish_head(out)
     }
 }
 
@@ -68,9 +98,14 @@ fn decoded(path: Option<&Path>, ids: &[u32], name: &str, way: Way) -> (Vec<u32>,
     let offered = (way.vram != VramArg::Bytes(0)).then(|| {
         let adapter = choose(&Choice::Named(name.to_owned())).unwrap().unwrap();
         let banks = Banks::of(&loaded.spec, &loaded.tensors).unwrap();
-        banks
-            .open(&adapter, way.vram, &runtime, |inner| Box::new(Destroyed { inner, left: way.lost_at }))
-            .unwrap()
+        let mut gpu = Gpu::open(&adapter).unwrap();
+        if let Some(Fault::OutOfMemory(slab)) = way.fault {
+            gpu.run_out(256 << 10, slab);
+        }
+        let faulty =
+            |inner| -> Box<dyn ExpertDevice> { Box::new(Faulty { inner, fault: way.fault, submissions: 0 }) };
+        let head = head(&loaded.spec, &loaded.tensors).map(|head| loaded.tensors.view(&head));
+        banks.open(gpu, (way.vram, way.exactness), &runtime, head, faulty).unwrap()
     });
     let extra = offered.as_ref().map_or(0, |offered| offered.ram_bytes);
     let options = ModelOptions { ram: way.ram, extra, ..ModelOptions::default() };
@@ -102,25 +137,30 @@ fn ids(count: usize) -> Vec<u32> {
     (0..count).map(|i| (i * i % 11 + 7) as u32).collect()
 }
 
+/// Sizes of VRAM: 4 MiB, half of the experts, all of them.
+fn sizes(path: Option<&Path>) -> [VramArg; 3] {
+    let loaded = crate::open::load(path).unwrap();
+    let all = Banks::of(&loaded.spec, &loaded.tensors).unwrap().all;
+    [VramArg::Bytes((4 << 20).min(all)), VramArg::Bytes(all / 2), VramArg::Auto]
+}
+
 #[test]
-fn the_built_in_model_has_the_same_bits_with_every_size_of_vram() {
+fn the_built_in_model_has_the_same_bits_with_every_size_of_vram_and_ram() {
     let Some(name) = adapter() else { return };
-    let ids = ids(40);
+    let ids = ids(32);
     let (wanted, none) = decoded(None, &ids, &name, PLAIN);
     assert_eq!(none, None);
-    let loaded = crate::open::load(None).unwrap();
-    let all = Banks::of(&loaded.spec, &loaded.tensors).unwrap().all;
-    for (vram, ram, threads) in [
-        (VramArg::Bytes(4 << 20), Ram::Min, 2),
-        (VramArg::Bytes(all / 2), Ram::Auto, 1),
-        (VramArg::Bytes(all), Ram::Min, 1),
-        (VramArg::Auto, Ram::Auto, 2),
-    ] {
-        let way = Way { ram, threads, vram, lost_at: None };
-        let (got, stats) = decoded(None, &ids, &name, way);
-        assert!(got == wanted, "{way:?}");
-        let stats = stats.unwrap();
-        assert!(stats.used > 20 && stats.verified > 0 && stats.dropped.is_none(), "{way:?}: {stats:?}");
+    for (r, ram) in [Ram::Min, Ram::Auto].into_iter().enumerate() {
+        for (v, vram) in sizes(None).into_iter().chain([VramArg::Bytes(0)]).enumerate() {
+            let way = Way { ram, threads: 1 + (r + v) % 3, vram, ..PLAIN };
+            let (got, stats) = decoded(None, &ids, &name, way);
+            assert!(got == wanted, "{way:?}");
+            if let Some(stats) = stats {
+                assert!(stats.exact && stats.dropped.is_none(), "{way:?}: {stats:?}");
+                assert!(stats.used > 20 && stats.verified > 0, "{way:?}: {stats:?}");
+                assert!(stats.head_rows > 1000 && stats.head_bytes > 0, "{way:?}: {stats:?}");
+            }
+        }
     }
 }
 
@@ -134,11 +174,13 @@ fn goldens_have_the_same_bits_in_every_format_and_activation() {
         ("gptoss-folder", Format::Mxfp4),
         ("qwen2moe", Format::Q8_0),
     ];
-    for (family, format) in cases {
+    for (number, (family, format)) in cases.into_iter().enumerate() {
         let path = converted(family, format, folder.path());
         let (wanted, _) = decoded(Some(&path), &ids, &name, PLAIN);
-        for ram in [Ram::Auto, Ram::Min] {
-            let way = Way { ram, threads: 2, vram: VramArg::Auto, lost_at: None };
+        let [_, half, all] = sizes(Some(&path));
+        for (r, ram) in [Ram::Auto, Ram::Min].into_iter().enumerate() {
+            let vram = if (number + r).is_multiple_of(2) { half } else { all };
+            let way = Way { ram, threads: 1 + (number + r) % 3, vram, ..PLAIN };
             let (got, stats) = decoded(Some(&path), &ids, &name, way);
             assert!(got == wanted, "{family} as {format}, {way:?}");
             let stats = stats.unwrap();
@@ -147,17 +189,103 @@ fn goldens_have_the_same_bits_in_every_format_and_activation() {
     }
 }
 
+/// Formats with blocks of 256, in the built-in model.
 #[test]
-fn a_device_that_is_destroyed_in_the_middle_of_a_text_changes_nothing() {
+fn wide_blocks_have_the_same_bits() {
+    let Some(name) = adapter() else { return };
+    let (folder, ids) = (tempfile::tempdir().unwrap(), ids(16));
+    for (number, format) in [Format::Q4K, Format::Q5K, Format::Q6K, Format::Iq4Xs].into_iter().enumerate() {
+        let path = folder.path().join(format!("{format}.gguf"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny-tales.gguf");
+        let loaded = crate::open::load(Some(&source)).unwrap();
+        assert!(Conversion::plan(&loaded, &|_| format).unwrap().write(&path, &mut |_| true).unwrap());
+        let (wanted, _) = decoded(Some(&path), &ids, &name, PLAIN);
+        let ram = if number % 2 == 0 { Ram::Min } else { Ram::Auto };
+        let way = Way { ram, threads: 1 + number % 3, vram: VramArg::Auto, ..PLAIN };
+        let (got, stats) = decoded(Some(&path), &ids, &name, way);
+        assert!(got == wanted, "{format}, {way:?}");
+        let stats = stats.unwrap();
+        assert!(stats.used > 0 && stats.dropped.is_none(), "{format}, {way:?}: {stats:?}");
+    }
+}
+
+#[test]
+fn a_device_that_is_destroyed_or_hangs_in_the_middle_of_a_text_changes_nothing() {
     let Some(name) = adapter() else { return };
     let ids = ids(24);
     let (wanted, _) = decoded(None, &ids, &name, PLAIN);
-    for (lost_at, ram) in [(0, Ram::Auto), (7, Ram::Min), (30, Ram::Min), (41, Ram::Auto)] {
-        let way = Way { ram, threads: 2, vram: VramArg::Auto, lost_at: Some(lost_at) };
+    let faults = [
+        (Fault::Destroyed(0), Ram::Auto),
+        (Fault::Destroyed(7), Ram::Min),
+        (Fault::Hangs(0), Ram::Min),
+        (Fault::Hangs(30), Ram::Auto),
+    ];
+    for (fault, ram) in faults {
+        let way = Way { ram, vram: VramArg::Auto, fault: Some(fault), ..PLAIN };
         let (got, stats) = decoded(None, &ids, &name, way);
         assert!(got == wanted, "{way:?}");
-        assert!(stats.unwrap().dropped.is_some(), "{way:?}");
+        let reason = stats.unwrap().dropped.expect("it is not used any more");
+        assert_eq!(reason.contains("no answer"), matches!(fault, Fault::Hangs(_)), "{way:?}: {reason}");
     }
+}
+
+#[test]
+fn too_little_memory_and_slow_copies_change_nothing() {
+    let Some(name) = adapter() else { return };
+    let ids = ids(24);
+    let (wanted, _) = decoded(None, &ids, &name, PLAIN);
+    let faults = [Fault::OutOfMemory(3), Fault::OutOfMemory(20), Fault::SlowCopies(3)];
+    for (fault, ram) in faults.into_iter().zip([Ram::Min, Ram::Auto, Ram::Min]) {
+        let way = Way { ram, vram: VramArg::Auto, fault: Some(fault), ..PLAIN };
+        let (got, stats) = decoded(None, &ids, &name, way);
+        assert!(got == wanted, "{way:?}");
+        let stats = stats.unwrap();
+        assert!(stats.used > 0 && stats.dropped.is_none(), "{way:?}: {stats:?}");
+        if let Fault::OutOfMemory(slabs) = fault {
+            assert!(stats.bytes <= (slabs as u64) * ((256 << 10) + 16), "{way:?}: {stats:?}");
+        }
+    }
+}
+
+/// Sums that are only close give logits that are close, and say so.
+#[test]
+fn a_close_device_says_so() {
+    let Some(name) = adapter() else { return };
+    let ids = ids(16);
+    let (wanted, _) = decoded(None, &ids, &name, PLAIN);
+    let way = Way { ram: Ram::Min, vram: VramArg::Auto, exactness: Exactness::Close, ..PLAIN };
+    let (got, stats) = decoded(None, &ids, &name, way);
+    let stats = stats.unwrap();
+    assert!(stats.used > 20 && stats.verified > 0 && stats.dropped.is_none(), "{stats:?}");
+    assert_eq!((stats.exactness(), stats.arithmetic.as_str()), ("close", "tree sums"));
+    let pairs = got.iter().zip(&wanted).map(|(&a, &b)| (f32::from_bits(a), f32::from_bits(b)));
+    let (mut most, mut far) = (0.0_f32, 0.0_f32);
+    for (a, b) in pairs {
+        (most, far) = (most.max(b.abs()), far.max((a - b).abs()));
+    }
+    assert!(far > 0.0 && far < 0.1 * most, "{far} of {most}");
+}
+
+/// What `fit` counts: nothing without a GPU, and slots by the memory and the shapes with one.
+#[test]
+fn a_tried_gpu_plans_for_a_model() {
+    let Some(name) = adapter() else { return };
+    let loaded = crate::open::load(None).unwrap();
+    let args = |vram: VramArg| GpuArgs {
+        gpu: GpuArg::On(Choice::Named(name.clone())),
+        vram,
+        gpu_exact: ExactArg::On,
+    };
+    assert!(args(VramArg::Bytes(0)).tried().unwrap().is_none());
+    let experts: Vec<usize> = loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
+    let plan = |vram| args(vram).tried().unwrap().unwrap().plan(&loaded.spec, &loaded.tensors);
+    let all = plan(VramArg::Auto);
+    let slots = all.used().unwrap();
+    assert_eq!((&slots.slots, slots.exactness()), (&experts, "exact"));
+    assert!(slots.launch > 0.0 && slots.each.iter().all(|&each| each > 0.0), "{slots:?}");
+    let part = plan(VramArg::Bytes(2 << 20));
+    assert!((0.05..0.9).contains(&part.used().unwrap().share(&experts)), "{part:?}");
+    assert!(part.used().unwrap().bytes <= 2 << 20);
 }
 
 #[test]
@@ -170,8 +298,4 @@ fn options_are_read() {
     assert_eq!("4M".parse(), Ok(VramArg::Bytes(4 << 20)));
     assert_eq!("auto".parse(), Ok(VramArg::Auto));
     assert!("much".parse::<VramArg>().is_err());
-    let said = |gpu: &str, vram: &str| {
-        GpuArgs { gpu: gpu.parse().unwrap(), vram: vram.parse().unwrap() }.uncounted().is_some()
-    };
-    assert!(said("llvmpipe", "auto") && said("auto", "4G") && !said("auto", "auto") && !said("off", "0"));
 }
