@@ -1,7 +1,7 @@
 //! Runs that ended without a word. While a model is open, a small locked file in the folder for state says
-//! so. Whatever way the program ends, except by force, removes it. A file without a lock belongs to a run that
-//! was ended by force: by the kernel for lack of memory, by `kill -9`, or together with the machine. It must
-//! not know what the model does.
+//! so. Whatever way the program ends, except by force, removes it. A file without a lock belongs to a run
+//! that was ended by force: by the kernel for lack of memory, by `kill -9`, or together with the machine. It
+//! must not know what the model does.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};

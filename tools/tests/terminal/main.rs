@@ -15,7 +15,6 @@ mod hostile;
 mod journeys;
 mod lines;
 mod screen;
-mod scripts;
 #[cfg(target_os = "linux")]
 mod soak;
 mod thoughts;
