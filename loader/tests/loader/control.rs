@@ -136,8 +136,8 @@ fn controls(tokenizer: &Tokenizer, ids: &[u32]) -> Vec<u32> {
 }
 
 /// The control tokens of a message between texts of a template that could complete what it begins. `None` if
-/// the vocabulary spells none of the texts: a control token of the template then comes first, and is taken for
-/// the BOS that is there already.
+/// the vocabulary spells none of the texts: a control token of the template then comes first, and is taken
+/// for the BOS that is there already.
 fn in_template(tokenizer: &Tokenizer, content: &str) -> Option<Vec<u32>> {
     let source = "a<{{ messages[0].content }}>b<{{ messages[0].content | trim }}a>";
     let template = ChatTemplate::new("test", source).unwrap();
