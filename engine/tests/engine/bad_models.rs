@@ -177,12 +177,15 @@ fn b49_rope() {
 }
 
 #[test]
-fn b50_unknown_architecture_lists_the_known_ones() {
+fn b50_unknown_architecture_names_near_ones() {
+    let near = changed("llama", "model_type", json!("qwen3_mob"));
+    let text = refused(near.path()).to_string();
+    assert!(text.contains("supported names near it: qwen3_moe") && text.contains("docs/models.md"), "{text}");
     let dir = changed("llama", "model_type", json!("rwkv7\u{1b}[31m"));
     let error = refused(dir.path());
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let text = error.to_string();
-    assert!(text.contains("mixtral") && text.contains("qwen3_moe") && text.contains("rwkv7"), "{text}");
+    assert!(text.contains("rwkv7") && text.contains("docs/models.md"), "{text}");
     assert!(!text.contains('\u{1b}'), "control characters are escaped");
 }
 

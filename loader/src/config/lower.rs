@@ -46,8 +46,8 @@ pub fn family(raw: &RawConfig, container: Container) -> Result<&'static Family> 
         path: raw.path.clone(),
         feature: format!("architecture \"{}\"", name.escape_default()),
         hint: match near(name, &supported(container))[..] {
-            [] => "docs/models.md lists the architectures that are".to_owned(),
-            ref near => format!("near names that are: {}; docs/models.md lists all", near.join(", ")),
+            [] => "docs/models.md lists those that are".to_owned(),
+            ref near => format!("supported names near it: {}; docs/models.md lists all", near.join(", ")),
         },
     })
 }

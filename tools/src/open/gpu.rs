@@ -303,8 +303,13 @@ impl Banks {
         let of_head = head.map_or(0, |_| self.for_head(budget));
         let kernels = runtime.kernels();
         let mut experts = Experts::open(gpu, &self.needs(), budget - of_head, exactness, kernels)?;
-        // A head that cannot be there is computed by the CPU.
-        let added = head.and_then(|head| experts.add_head(&head, of_head, kernels).ok());
+        let added = head.and_then(|head| match experts.add_head(&head, of_head, kernels) {
+            Ok(head) => Some(head),
+            Err(error) => {
+                mention(&[format!("{}: the CPU computes the output head: {error}", adapter.name)]);
+                None
+            }
+        });
         let head = added.map(|head| HeadOffer { rows: head.rows(), bytes: head.bytes(), time: head.time() });
         let speed = experts.speed().clone();
         let of = |number: &Option<usize>| number.map(|bank| (experts.slots(bank), self.needs[bank].block));

@@ -202,7 +202,7 @@ mod tests {
             trial: Ok(GpuFigures { room: Some(6 << 30), close_gb_per_s: None, ..figures }),
         };
         assert!(
-            card.words().contains("exact (whole numbers), 6.0 GiB for experts; 250 us"),
+            card.words().contains("exact (whole numbers), 6 GiB for experts; 250 us"),
             "{}",
             card.words()
         );

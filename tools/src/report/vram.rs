@@ -177,7 +177,7 @@ mod tests {
         let plan = VramPlan { name: "card".to_owned(), slots: Ok(slots) };
         let experts = [128, 128];
         let words = "25 % of the experts; card, exact (fma)".to_owned();
-        assert_eq!(plan.row(&experts), ("4.0 GiB".to_owned(), words));
+        assert_eq!(plan.row(&experts), ("4 GiB".to_owned(), words));
         assert_eq!(plan.json(&experts)["share"], 0.25);
         let none =
             VramPlan { name: "card".to_owned(), slots: Err("Q2_K has no kernel for a GPU".to_owned()) };

@@ -184,7 +184,7 @@ fn a_slow_start_is_announced_and_a_fast_one_is_not() {
         "of experts cached, the rest streamed from disk",
         "moelten fit",
         "cache, answer",
-        "used, budget",
+        "owned of a budget of",
     ] {
         assert!(streamed.err.contains(part), "{part}: {streamed:?}");
     }

@@ -47,7 +47,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     writeln!(input, "hello").unwrap();
     wait_for("tok/s, context");
     writeln!(input, "/stats").unwrap();
-    let memory = wait_for("used, budget");
+    let memory = wait_for("owned of a budget of");
     assert!(!memory.contains("given back"), "{memory}");
 
     let mut ballast = shell(&group, &format!("(head -c {BALLAST} /dev/zero; sleep 30) | tail >/dev/null"));
@@ -62,7 +62,7 @@ fn f17_the_cache_shrinks_when_others_need_memory() {
     let notice = wait_for("Memory pressure");
     assert!(notice.contains("gave"), "{notice}");
     writeln!(input, "/stats").unwrap();
-    let memory = wait_for("used, budget");
+    let memory = wait_for("owned of a budget of");
     assert!(memory.contains("given back under memory pressure"), "{memory}");
     drop(input);
     assert!(chat.wait().unwrap().success());
