@@ -282,7 +282,8 @@ fn a_tried_gpu_plans_for_a_model() {
     let all = plan(VramArg::Auto);
     let slots = all.used().unwrap();
     assert_eq!((&slots.slots, slots.exactness()), (&experts, "exact"));
-    assert!(slots.launch > 0.0 && slots.each.iter().all(|&each| each > 0.0), "{slots:?}");
+    // A submission can be lost in the noise of one expert's time.
+    assert!(slots.launch >= 0.0 && slots.each.iter().all(|&each| each > 0.0), "{slots:?}");
     let part = plan(VramArg::Bytes(2 << 20));
     assert!((0.05..0.9).contains(&part.used().unwrap().share(&experts)), "{part:?}");
     assert!(part.used().unwrap().bytes <= 2 << 20);
