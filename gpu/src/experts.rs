@@ -438,7 +438,7 @@ impl Buffers {
     }
 }
 
-/// How many slots each bank gets of so many bytes in one piece: as many for each as there is room, then one
+/// How many slots each bank gets of `bytes` in one piece: as many for each as there is room, then one
 /// more for the first ones.
 pub fn slots_in(needs: &Needs<'_>, bytes: u64) -> Vec<usize> {
     let size = |bank: &BankNeed| needs.blocks[bank.block].slot_bytes() as u64;

@@ -185,7 +185,7 @@ impl Product {
     }
 }
 
-/// Rows come in groups of so many, as in the CPU's products.
+/// Rows of a group, as in the CPU's products.
 const GROUP: usize = 32;
 /// Bytes of a slab that are not for rows.
 const SLACK: u64 = 64;

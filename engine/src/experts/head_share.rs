@@ -7,7 +7,7 @@ use super::device::HeadOffer;
 
 /// Heads that the CPU computes alone before its time counts.
 const LEARN: u32 = 4;
-/// Rows come in groups of so many.
+/// Rows of a group; the device computes whole groups.
 const GROUP: usize = 32;
 
 /// The rows that a device has, and the times of both.
@@ -49,7 +49,7 @@ impl HeadShare {
         *average += (each - *average) / f64::from((*heads).min(4 * LEARN));
     }
 
-    /// Seconds that the CPU takes for so many rows.
+    /// Seconds that the CPU takes for `rows` rows.
     pub fn host_seconds(&self, rows: usize) -> f64 {
         self.host.0 * rows as f64
     }

@@ -18,14 +18,14 @@ pub const MOST_UPLOADS: usize = 2;
 const NONE: u32 = u32::MAX;
 /// Uploads of a bank after which another one is verified. The first always is.
 const VERIFY_EVERY: u64 = 1024;
-/// Layers after which it is looked at whether waiting for the device took longer than doing without it.
+/// Layers between two checks of whether waiting for the device took longer than doing without it.
 const JUDGE_EVERY: u32 = 256;
 /// Layers that are computed without the device before its times are compared with the CPU's.
 const LEARN: u32 = 16;
-/// A copy to the device may take as long as an expert takes without the device in so many uses. What it
+/// A copy to the device may take as long as this many uses of an expert take without the device. What it
 /// takes beyond that counts as waiting.
 const PAYS_AFTER: f64 = 16.0;
-/// Seconds of waiting in vain after which nothing more is awaited.
+/// Seconds of waiting without gain after which the device is given up.
 const MOST_IN_VAIN: f64 = 5.0;
 
 /// An expert that is computed by the device.

@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_machine_is_pinned_while_nobody_else_runs() {
+    fn a_small_machine_is_pinned_while_no_other_program_runs() {
         let t = small().topology();
         let plan = t.plan(None, Pin::Auto, 0).unwrap();
         assert_eq!(plan.to_string(), "2 threads, pinned to CPU 0, 1");

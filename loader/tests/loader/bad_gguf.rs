@@ -293,7 +293,7 @@ fn b23_tensor_type() {
         let file = GgufBytes::new().tensor("a", &[256], kind, 0).data(&[0; 256]);
         assert_eq!(fault(file), Fault::UnknownType { found: kind.into() });
     }
-    // A type without a kernel opens: perhaps nobody needs the tensor.
+    // A type without a kernel opens: the tensor may not be needed.
     let gguf = opened(&GgufBytes::new().tensor("a", &[256], 9, 0).data(&[0; 320]));
     assert_eq!(gguf.catalog.get("a").unwrap().storage, Storage::Other("Q8_1"));
 }

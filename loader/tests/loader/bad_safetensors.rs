@@ -146,7 +146,7 @@ fn b38_dtypes() {
         let header = format!("{{{}}}", entry("a", dtype, "[4]", 0, 16));
         assert!(matches!(fault(&header, 16), Fault::WrongType { .. }), "{dtype}");
     }
-    // Types without a kernel open: perhaps nobody needs the tensor.
+    // Types without a kernel open: the tensor may not be needed.
     let header = two(entry("a", "F8_E4M3", "[4]", 0, 4), entry("b", "F4", "[8]", 4, 8));
     let tensors = parse_header("f".as_ref(), &safetensors(header.as_bytes(), 8)).unwrap();
     assert_eq!(tensors[0].storage, Storage::Other("F8_E4M3"));

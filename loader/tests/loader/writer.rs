@@ -158,7 +158,7 @@ fn b84_output_that_cannot_be() {
         assert_eq!(kind(Path::new("/dev/null")), std::io::ErrorKind::InvalidInput);
     }
     kind(&folder.path().join("no/such/folder/out.gguf"));
-    // A place where nobody can create files, the super-user included.
+    // Not even the super-user can create files here.
     #[cfg(target_os = "linux")]
     kind(Path::new("/proc/out.gguf"));
     assert_eq!(std::fs::read(&input).unwrap(), b"weights");
