@@ -2,6 +2,7 @@
 //! know how the model runs.
 
 pub mod bench;
+pub mod card;
 pub mod divergence;
 pub mod earlier;
 pub mod forecast;

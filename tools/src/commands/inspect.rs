@@ -12,6 +12,7 @@ use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
 
 use crate::open;
 use crate::output;
+use crate::report::card;
 use crate::report::inspection;
 use crate::report::layer_words as words;
 use crate::report::page;
@@ -28,6 +29,9 @@ pub struct InspectArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    /// Print a model card in Markdown, for a README beside the file
+    #[arg(long, conflicts_with_all = ["json", "brief"])]
+    card: bool,
 }
 
 /// Longest metadata text shown, in characters.
@@ -47,6 +51,9 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = open::load(args.model.as_deref())?;
     if args.json {
         return Ok(output::answer(&inspection::object(&model, args.brief))?);
+    }
+    if args.card {
+        return Ok(page::print(&card::card(&model)?)?);
     }
     let mut out = String::new();
     metadata(&model, &mut out)?;

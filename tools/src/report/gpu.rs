@@ -146,7 +146,7 @@ fn of_layer(stats: &DeviceStats, count: u64) -> f64 {
     count as f64 / stats.layers.max(1) as f64
 }
 
-/// Seconds that the device takes for a token with `layers` layers: its part of the bound.
+/// Seconds that the device takes for a token: its part of the bound.
 pub fn seconds(stats: &DeviceStats, tokens: f64) -> f64 {
     let launches = if stats.used > 0 { stats.layers as f64 * stats.launch.as_secs_f64() } else { 0.0 };
     (launches + stats.used as f64 * stats.each.as_secs_f64()) / tokens

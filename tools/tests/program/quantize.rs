@@ -25,6 +25,25 @@ fn a_file_is_replaced_only_when_that_is_wanted() {
 }
 
 #[test]
+fn a_file_has_a_card_of_what_it_is_and_what_it_was_made_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("tales-q4.gguf");
+    let options = ["--type", "q4_0", "--allow-requantize", "--allow-fallback"];
+    quantize(&builtin(), &target, &options).fine();
+    let card = args(["inspect", target.to_str().unwrap(), "--card"]).fine();
+    for part in [
+        "---\nlibrary_name: gguf\n",
+        "| experts | 8 in a layer, at most 2 for a token |",
+        "| Q4\\_0 | ",
+        "| options | --type q4\\_0",
+        "| tiny-tales.gguf | 13703360 | ",
+        "    moelten tales-q4.gguf\n",
+    ] {
+        assert!(card.text().contains(part), "{part:?} in {}", card.text());
+    }
+}
+
+#[test]
 fn a_size_chooses_the_best_type_that_fits() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("out.gguf");
