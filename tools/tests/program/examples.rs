@@ -46,7 +46,6 @@ fn every_example_runs_with_the_command_that_is_shown() {
         let mut command = moelten();
         command.current_dir(dir.path()).arg("run").arg(&name).args(words(&rest)).args(["--max-tokens", "6"]);
         let answer = run(&mut command, b"").fine();
-        assert!(!answer.text().is_empty(), "{name}: {answer:?}");
         assert!(!answer.err.contains("unused tensors") && !answer.err.contains("unknown"), "{answer:?}");
         // The file that it becomes answers the same.
         let mut quantize = moelten();
@@ -57,6 +56,8 @@ fn every_example_runs_with_the_command_that_is_shown() {
         let greedy = ["--max-tokens", "6", "--temp", "0"];
         let of_file = run(again.args(greedy), b"").fine();
         let of_folder = run(command.args(["--temp", "0"]), b"").fine();
+        // Drawn tokens may end the answer at once, so only this text is certain.
+        assert!(!of_folder.text().is_empty(), "{name}: {of_folder:?}");
         assert_eq!(of_file.text(), of_folder.text(), "{name}");
     }
 }
