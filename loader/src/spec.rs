@@ -17,6 +17,7 @@ mod kda;
 mod mixer;
 mod norm;
 mod relative;
+mod single;
 mod ssm;
 mod streams;
 

@@ -1,5 +1,7 @@
 //! How many tokens experts take, as data. It must not know how they are chosen.
 
+use super::single::{small, whole};
+
 /// How many tokens of a text an expert takes: tokens over it go past the expert. Transformers counts them
 /// for each text that an encoder reads; a decoder computes token by token, where it never binds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,18 +33,6 @@ impl ExpertLimit {
             Self::Factor(factor) => factor * tokens.div_ceil(experts),
         }
     }
-}
-
-/// Numbers of tokens are bounded far below what single precision holds.
-#[allow(clippy::cast_precision_loss, reason = "see above")]
-fn small(value: usize) -> f32 {
-    value as f32
-}
-
-/// The whole part of a number; saturates.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-fn whole(value: f32) -> usize {
-    value.max(0.0) as usize
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Positions by distance, as data. It must not know layers.
 
+use super::single::{small, whole};
+
 /// A learned number for each head that is added to scores by the distance of the two tokens (T5, arXiv
 /// 1910.10683). Distances share numbers in buckets: near ones have one each, farther ones have buckets whose
 /// width grows with the logarithm of the distance.
@@ -36,18 +38,6 @@ impl RelativeSpec {
         let part = logarithm(distance, exact) / logarithm(self.reach, exact) * small(buckets - exact);
         first + (exact + whole(part)).min(buckets - 1)
     }
-}
-
-/// Distances and buckets are bounded far below what single precision holds.
-#[allow(clippy::cast_precision_loss, reason = "see above")]
-fn small(value: usize) -> f32 {
-    value as f32
-}
-
-/// The whole part of a number; saturates.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast saturates")]
-fn whole(value: f32) -> usize {
-    value.max(0.0) as usize
 }
 
 #[cfg(test)]

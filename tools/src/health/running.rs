@@ -120,7 +120,7 @@ impl Drop for Running {
 
 /// Removes the files of this process. For code that ends it at once.
 pub fn end() {
-    // Whoever holds the lock may be the thread that is ended.
+    // The thread that holds the lock may be the one that is ended: do not wait for it.
     let Ok(mut paths) = MARKERS.try_lock() else { return };
     for path in paths.drain(..) {
         let _ = fs::remove_file(path);
