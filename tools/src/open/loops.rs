@@ -13,7 +13,7 @@ use super::kept;
 use crate::bench::loops::{self, LoopSpeeds};
 
 /// Counts up when loops change within a version of the program.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 
 /// The loops of this process.
 #[derive(Debug, Clone)]

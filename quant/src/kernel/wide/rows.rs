@@ -6,7 +6,7 @@
 //! together.
 
 use super::tier::Tier;
-use crate::kernel::prefetch::prefetch;
+use crate::kernel::prefetch::{prefetch, prefetch_far};
 
 /// A tier's vector of one word for each of `ROWS` rows.
 ///
@@ -16,6 +16,8 @@ use crate::kernel::prefetch::prefetch;
 pub(in crate::kernel) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
+    /// What is prefetched of the streams of distant rows. With eight of them, 256 to 512 bytes are best.
+    const AHEAD: Ahead = Ahead { bytes: 384, far: false };
     /// Whether [`Rows::dot`] takes codes of more than seven bits as signed ones, without a zero.
     const SIGNED: bool = false;
     /// Integers.
@@ -171,6 +173,22 @@ pub(in crate::kernel) trait LookAhead: Copy {
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, parts: [usize; 2], bytes: usize);
 }
 
+/// What is prefetched of the stream that a lane reads.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Ahead {
+    /// Bytes from what is read to what is prefetched.
+    pub bytes: usize,
+    /// Into the second-level cache, not the first.
+    pub far: bool,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn prefetch(self, from: *const u8, len: usize) {
+        if self.far { prefetch_far(from, len) } else { prefetch(from, len) }
+    }
+}
+
 /// Rows as files have them.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Stock<A> {
@@ -210,7 +228,7 @@ impl LookAhead for Streams {
     #[inline(always)]
     fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, parts]: [usize; 2], bytes: usize) {
         let bytes = bytes * parts / 16;
-        let from = part / parts * bytes + STREAM_AHEAD;
+        let from = part / parts * bytes + R::AHEAD.bytes;
         let (at, stride) = match from.checked_sub(self.row_bytes) {
             Some(from) => (self.next.0.wrapping_add(from), self.next.1),
             None => (at.wrapping_add(from), stride),
@@ -219,7 +237,7 @@ impl LookAhead for Streams {
             // A line of as many rows as this part takes lines, in turn.
             let lines = (bytes * R::ROWS).div_ceil(64);
             for line in 0..lines {
-                prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+                R::AHEAD.prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
             }
         } else {
             // A block of as many rows as are this part's share: few operations for each line, and few lines
@@ -227,7 +245,7 @@ impl LookAhead for Streams {
             let rows = R::ROWS / parts.min(R::ROWS);
             let mut row = at.wrapping_add(part % parts * rows * stride);
             for _ in 0..rows {
-                prefetch(row, bytes);
+                R::AHEAD.prefetch(row, bytes);
                 row = row.wrapping_add(stride);
             }
         }
@@ -290,9 +308,6 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         self.ahead.prefetch::<R>(self.at, self.stride, [part, parts], bytes);
     }
 }
-
-/// Bytes of a row, measured: 256 to 512 are best.
-const STREAM_AHEAD: usize = 384;
 
 /// Words from the codes of a token to those of the next.
 pub(in crate::kernel) const CODE_WORDS: usize = 8;
