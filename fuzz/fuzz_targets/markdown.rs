@@ -20,7 +20,7 @@ fn lines(document: &mut Document, width: u16, theme: Theme) -> Vec<String> {
 fn check(lines: &[String], width: u16, text: &str) {
     for line in lines {
         assert!(!line.chars().any(char::is_control), "{line:?} of {text:?}");
-        // A character that is wider than the screen has its own line, but for what has no width, such as a joiner.
+        // A character wider than the screen has its own line, with what has no width, such as a joiner.
         let alone = line.graphemes(true).filter(|grapheme| grapheme.width() > 0).count() == 1;
         assert!(alone || line.width() <= usize::from(width), "{line:?} of {text:?} at {width}");
     }

@@ -37,8 +37,8 @@ pub struct LoopSpeeds {
     pub format: Format,
     /// Tokens of the product: 1 or [`SEVERAL`].
     pub tokens: usize,
-    /// The best of all turns: 10^9 bytes of weights per second with one token, 10^9 operations per second with
-    /// several.
+    /// The best of all turns: 10^9 bytes of weights per second with one token, 10^9 operations per second
+    /// with several.
     pub speeds: Vec<(Isa, f64)>,
     /// The tier whose loop is used.
     pub pick: Isa,

@@ -17,7 +17,7 @@ pub(in crate::kernel) trait Rows: Tier {
     /// Rows in a vector: 8 or 16.
     const ROWS: usize;
     /// What is prefetched of the streams of distant rows. With eight of them, 256 to 512 bytes are best.
-    const AHEAD: Ahead = Ahead { bytes: 384, far: false };
+    const AHEAD: Distance = Distance { bytes: 384, far: false };
     /// Whether [`Rows::dot`] takes codes of more than seven bits as signed ones, without a zero.
     const SIGNED: bool = false;
     /// Integers.
@@ -175,14 +175,14 @@ pub(in crate::kernel) trait LookAhead: Copy {
 
 /// What is prefetched of the stream that a lane reads.
 #[derive(Clone, Copy)]
-pub(in crate::kernel) struct Ahead {
+pub(in crate::kernel) struct Distance {
     /// Bytes from what is read to what is prefetched.
     pub bytes: usize,
     /// Into the second-level cache, not the first.
     pub far: bool,
 }
 
-impl Ahead {
+impl Distance {
     #[inline(always)]
     fn prefetch(self, from: *const u8, len: usize) {
         if self.far { prefetch_far(from, len) } else { prefetch(from, len) }
