@@ -4,6 +4,7 @@
 mod ansi;
 mod answer_stream;
 mod clipboard;
+mod cluster_rows;
 mod conversations;
 mod editor;
 mod file_jobs;

@@ -64,8 +64,8 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
         return Err("not a regular file".to_owned());
     }
     if found.len() < BYTES_MIN {
-        let (have, need) = (found.len(), BYTES_MIN >> 20);
-        return Err(format!("the file has {have} bytes; below {need} MiB there is too little to time"));
+        let (have, need) = (found.len() as f64 / (1 << 20) as f64, BYTES_MIN >> 20);
+        return Err(format!("the file, {have:.1} MiB, is too small to time reads; that takes {need} MiB"));
     }
     let file = DirectFile::open(path).map_err(|error| format!("cannot open the file: {error}"))?;
     if file.access() != Access::Direct {

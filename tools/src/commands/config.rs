@@ -125,7 +125,7 @@ fn show(config: &Config, path: &Path, args: &ConfigArgs, whole: Command) -> anyh
     }
     let mut out = io::stdout().lock();
     let exists = if path.exists() { "" } else { " (does not exist)" };
-    writeln!(out, "{}", filter::clean_line(&format!("file {}{exists}\n", path.display())))?;
+    writeln!(out, "{}", filter::clean_line(&format!("file {}{exists}", path.display())))?;
     let widest = settings.iter().map(|setting| setting.value.chars().count()).max().unwrap_or(0).min(40);
     for Setting { key, value, source, of } in &settings {
         let of = of

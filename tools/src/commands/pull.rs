@@ -11,7 +11,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use crate::names;
 use crate::report::progress::bytes;
 
-/// Download a model from the Hugging Face hub, or go on with a download
+/// Download a model from the Hugging Face hub, or resume a download
 ///
 /// Into the cache that programs of the hub share, so that no file is there twice. HF_HOME and HF_HUB_CACHE
 /// say where it is, HF_TOKEN opens private and gated models, HF_ENDPOINT names another hub. A name also

@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// Continue the text as it is, without the chat template (for base models)
     #[arg(long, visible_alias = "raw-prompt")]
     no_template: bool,
-    /// Keep what was computed of the text in FILE, and start from it the next time the text begins the same
+    /// Save what was computed of the prompt in FILE; later prompts that begin with the same text reuse it
     #[arg(long, value_name = "FILE")]
     prompt_cache: Option<PathBuf>,
     /// Save nothing of this run, such as its speed for forecasts
@@ -67,11 +67,12 @@ pub struct RunArgs {
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
-    encoder: EncoderArgs,
-    #[command(flatten)]
     session: SessionArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    // Last: what follows a heading of the help stands below it.
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 impl RunArgs {

@@ -34,11 +34,10 @@ pub struct EncoderArgs {
     /// Language to translate it to, e.g. deu_Latn
     #[arg(long, value_name = "LANGUAGE")]
     to: Option<String>,
-    /// How many tokens of a text an expert takes [default: what the model's files say]
+    /// Most tokens of a text for one expert [default: what the model's files say]
     #[arg(long, value_name = "RULE")]
     capacity: Option<CapacityArg>,
-    /// Answers that grow side by side in a search for the best one, 1 for none [default: what the model's
-    /// files say]
+    /// Beam search with N candidates, 1 for none [default: what the model's files say]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MOST_BEAMS as i64))]
     beams: Option<u16>,
 }

@@ -51,10 +51,12 @@ pub struct ComputeArgs {
     /// How expert weights are read [auto: mapped if everything fits, direct reads otherwise]
     #[arg(long, value_name = "HOW", env = "MOELTEN_IO", default_value = "auto")]
     pub io: IoArg,
-    /// Choose experts in another way than the model's own: 4, all, over:0.48 (those over so much of an equal
-    /// share), over:0.48:4 (at most 4 of these), two:0.2 (the best, and the second where its part of both is
-    /// over so much) or two:chance:SEED (the second by chance); after attn= for attention experts, as in
-    /// 6,attn=all
+    /// Choose experts by another rule than the model's: 4 (the best 4), all, over:0.48 and others of --help
+    ///
+    /// 4: the 4 with the highest weights. all: every expert. over:0.48: each expert whose weight is more than
+    /// 0.48 of an equal share; over:0.48:4: at most 4 of these. two:0.2: the best, and the second if its part
+    /// of the sum of both is more than 0.2; two:chance:SEED: the second by chance. A rule after attn= is for
+    /// experts of attention, as in 6,attn=all.
     #[arg(long, value_name = "RULE")]
     pub experts: Option<ExpertRule>,
     /// Read the experts that the next layer will probably choose in advance [auto: while it pays off]

@@ -46,7 +46,7 @@ fn bench_prints_the_object_that_other_programs_rely_on() {
     assert!(object["isa"].is_string());
     // A small file cannot measure a disk: there is a reason instead of a number.
     assert!(object["limits"]["disk_gb_per_s"].is_null());
-    assert!(object["limits"]["disk_problem"].as_str().unwrap().contains("too little"), "{object}");
+    assert!(object["limits"]["disk_problem"].as_str().unwrap().contains("too small"), "{object}");
     // All of it is in memory.
     assert_eq!(object["cache"]["streams"], false);
     for path in ["/cache/hit_rate_decode", "/cache/hit_rate_prefill"] {

@@ -119,6 +119,89 @@ fn every_dependency_is_locked() {
     }
 }
 
+/// The bill of materials of a release: each crate in the program, with what the lock file says of it.
+#[cfg(unix)]
+#[test]
+fn the_bill_of_materials_lists_what_is_in_the_program() {
+    let output = Command::new(root().join("tools/bill")).env("CARGO_NET_OFFLINE", "true").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let here = root().canonicalize().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.contains(here.to_str().unwrap()), "a path of this machine");
+    let bill: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(bill["bomFormat"], "CycloneDX");
+    let locked = locked("Cargo.lock");
+    let of_lock = |component: &Value, key: &str| {
+        let mut same = locked.iter().filter(|package| {
+            ["name", "version"].iter().all(|key| package[*key].as_str() == component[key].as_str())
+        });
+        same.next().and_then(|package| package.get(key)?.as_str()).unwrap_or_default().to_owned()
+    };
+    let mut names = Vec::new();
+    for component in bill["components"].as_array().unwrap() {
+        let name = component["name"].as_str().unwrap();
+        if component["type"] != "library" {
+            let model = std::fs::metadata(root().join(format!("models/{name}.gguf"))).unwrap();
+            assert!(model.is_file() && component["hashes"][0]["content"].as_str().unwrap().len() == 64);
+            continue;
+        }
+        assert!(is_allowed(component["licenses"][0]["expression"].as_str().unwrap()), "{component}");
+        if !name.starts_with("moelten-") {
+            assert_eq!(component["hashes"][0]["content"], of_lock(component, "checksum"), "{component}");
+            assert!(component["purl"].as_str().unwrap().starts_with("pkg:cargo/"), "{component}");
+        }
+        names.push(name);
+    }
+    for name in ["moelten-quant", "moelten-tui", "serde_json", "ureq", "ratatui", "clap"] {
+        assert!(names.contains(&name), "{name} is missing: {names:?}");
+    }
+    // Those of tests and of the GPU are not in the program.
+    for name in ["proptest", "shuttle", "moelten-testing", "wgpu"] {
+        assert!(!names.contains(&name), "{name} is not in the program");
+    }
+}
+
+/// Sums are signed only if they are true, and whoever has the public key finds every change.
+#[cfg(unix)]
+#[test]
+fn the_sums_of_a_release_are_signed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let key = file("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        moelten_testing::skip!("ssh-keygen is not installed");
+    }
+    std::fs::write(file("moelten-1.tar.gz"), "an archive").unwrap();
+    let sums = "31b0d3a6a1ac6ffa9fd1ebb6ad42bd1de2bd12bbf5a5d0e50ccf4ee2b6ed8b1e  moelten-1.tar.gz\n";
+    let sign = || {
+        let mut command = Command::new(root().join("tools/sign"));
+        command.arg(&key).arg(folder.path()).output().unwrap()
+    };
+    std::fs::write(file("SHA256SUMS"), sums).unwrap();
+    let refused = sign();
+    assert!(!refused.status.success() && !file("SHA256SUMS.sig").exists(), "{refused:?}");
+    let summed = Command::new("sha256sum").arg("moelten-1.tar.gz").current_dir(folder.path()).output();
+    let Ok(summed) = summed else { moelten_testing::skip!("sha256sum is not installed") };
+    std::fs::write(file("SHA256SUMS"), &summed.stdout).unwrap();
+    let signed = sign();
+    assert!(signed.status.success(), "{signed:?}");
+    let public = std::fs::read_to_string(file("key.pub")).unwrap();
+    std::fs::write(file("signers"), format!("moelten {public}")).unwrap();
+    let verified = |sums: &[u8]| {
+        std::fs::write(file("SHA256SUMS"), sums).unwrap();
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-Y", "verify", "-I", "moelten", "-n", "moelten-release", "-f"]).arg(file("signers"));
+        command.arg("-s").arg(file("SHA256SUMS.sig"));
+        let sums = std::fs::File::open(file("SHA256SUMS")).unwrap();
+        command.stdin(sums).output().unwrap().status.success()
+    };
+    assert!(verified(&summed.stdout));
+    let mut changed = summed.stdout.clone();
+    changed[0] ^= 1;
+    assert!(!verified(&changed), "a changed sum");
+}
+
 /// Whether a version is among alternatives like `>= 1.2, < 2 | >= 2.1`.
 fn is_among(version: &Version, alternatives: &str) -> bool {
     let mut requirements = alternatives.split('|').map(str::trim).filter(|text| !text.is_empty());

@@ -150,49 +150,6 @@ fn another_model_is_three_keys_away() {
     terminal.over(0);
 }
 
-/// How long a key takes to the screen while the model computes: at most 33 ms, the time of a frame. Sending
-/// the key and reading the screen count too.
-#[test]
-#[ignore = "measures time; run it alone"]
-fn a_key_is_on_the_screen_within_a_frame() {
-    let Some(terminal) = Terminal::open(120, 40) else { skip!("tmux is not installed") };
-    terminal.begin(crate::tmux::ENDLESS);
-    terminal.see("Type a message");
-    let seen = terminal.file("seen");
-    let pipe = format!("cat > {}", seen.display());
-    assert!(terminal.command().args(["pipe-pane", "-O", &pipe]).status().unwrap().success());
-    let mut times = Vec::new();
-    for round in 0..78_u32 {
-        if round % 13 == 0 {
-            terminal.press("C-u");
-            if !terminal.sight().contains("writing, ") {
-                terminal.enter("Tell me a tale.");
-            }
-            terminal.until("computing", |sight| sight.contains("writing, "));
-        }
-        // Runes, one after the other, stand nowhere else.
-        let key = char::from_u32(0x16a0 + round).unwrap().to_string();
-        let before = std::fs::metadata(&seen).unwrap().len() as usize;
-        let started = Instant::now();
-        assert!(terminal.command().args(["send-keys", "-l", &key]).status().unwrap().success());
-        loop {
-            let bytes = std::fs::read(&seen).unwrap();
-            let new = &bytes[before.min(bytes.len())..];
-            if new.windows(key.len()).any(|window| window == key.as_bytes()) {
-                break;
-            }
-            assert!(started.elapsed().as_secs() < 5, "{key} never came");
-            std::thread::sleep(std::time::Duration::from_micros(200));
-        }
-        times.push(started.elapsed());
-        std::thread::sleep(std::time::Duration::from_millis(37));
-    }
-    times.sort_unstable();
-    let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
-    println!("key to screen: median {median:?}, most {most:?}");
-    assert!(median.as_millis() <= 33, "{median:?}");
-}
-
 /// Two chats at once keep their conversations apart.
 #[test]
 fn two_chats_at_once_have_files_of_their_own() {

@@ -15,7 +15,9 @@ mod hostile;
 mod journeys;
 mod lines;
 mod screen;
+mod scripts;
 #[cfg(target_os = "linux")]
 mod soak;
+mod speed;
 mod thoughts;
 mod tmux;

@@ -116,7 +116,13 @@ impl Chat {
             }
             _ => {
                 let mut effects = note(Tone::Dim, summary(&reason, stats));
-                effects.extend(note(Tone::Warning, format!("The answer is empty; {}.", outcome.hint())));
+                let text = match outcome {
+                    AnswerOutcome::NotContinued => {
+                        "The model added nothing: the answer was complete.".to_owned()
+                    }
+                    _ => format!("The answer is empty; {}.", outcome.hint()),
+                };
+                effects.extend(note(Tone::Warning, text));
                 effects
             }
         };

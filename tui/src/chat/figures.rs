@@ -17,6 +17,11 @@ pub fn bytes_of(part: u64, whole: u64) -> String {
     format!("{:.1}/{number} {unit}", part as f64 / (whole as f64 / shown))
 }
 
+/// `1 token`, `2 tokens`.
+pub(super) fn tokens_text(tokens: usize) -> String {
+    if tokens == 1 { "1 token".to_owned() } else { format!("{tokens} tokens") }
+}
+
 /// A share, 0 to 1, in percent; only the whole is `100.0 %`.
 pub fn percent(share: f64) -> String {
     let percent = 100.0 * share;
@@ -61,8 +66,8 @@ pub fn rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
         (
             "answer",
             format!(
-                "{} tokens in {:.2} s ({:.1} tok/s)",
-                stats.generated_tokens,
+                "{} in {:.2} s ({:.1} tok/s)",
+                tokens_text(stats.generated_tokens),
                 stats.generate_time.as_secs_f64(),
                 stats.generated_tokens_per_s()
             ),

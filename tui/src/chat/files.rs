@@ -65,7 +65,8 @@ impl Chat {
                         format!("No file {name:?} is attached. {}", self.attachments_text()),
                     );
                 }
-                let detached = name.map_or_else(String::new, |name| format!("Detached {name}. "));
+                let detached =
+                    name.map_or("Detached all files. ".to_owned(), |name| format!("Detached {name}. "));
                 note(Tone::Dim, format!("{detached}{}", self.attachments_text()))
             }
         }

@@ -75,8 +75,8 @@ pub fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
     };
     let GenerateStats { context_used: used, context_size: size, .. } = *stats;
     format!(
-        "[{} tokens, {:.1} tok/s, context {used}/{size} ({}%){end}]",
-        stats.generated_tokens,
+        "[{}, {:.1} tok/s, context {used}/{size} ({}%){end}]",
+        figures::tokens_text(stats.generated_tokens),
         stats.generated_tokens_per_s(),
         used * 100 / size.max(1)
     )

@@ -462,6 +462,9 @@ fn more_that_was_stopped_at_once_changes_nothing() {
     enter(&mut chat, "/more");
     let effects = chat.handle(answer("", StopReason::Cancelled, 10));
     assert!(said(&effects).contains("the answer is unchanged, and /more continues it"), "{effects:?}");
+    enter(&mut chat, "/more");
+    let effects = chat.handle(answer("", StopReason::EndOfTurn, 10));
+    assert!(said(&effects).contains("The model added nothing"), "{effects:?}");
     assert_eq!(turns(&chat), ["u:one", "a:an answer"]);
 }
 

@@ -1,5 +1,5 @@
 //! The full screen: waits for keys and for the worker threads, hands events to the state machine, carries out
-//! its effects, and draws at most thirty times a second, only when something has changed. It must not decide
+//! its effects, and draws at most sixty times a second, only when something has changed. It must not decide
 //! anything.
 
 use std::io;
@@ -26,10 +26,13 @@ use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
 use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};
 use moelten_loader::supervise::supervised;
 
-/// Time between two frames after a key.
-const FRAME: Duration = Duration::from_millis(33);
+/// Least time between the last frame and one after a key, also when the last one showed the model's text:
+/// a key that comes right after such a frame waits for this long.
+const FRAME_KEY: Duration = Duration::from_millis(16);
 /// Time between two frames for the model's text: drawing takes time from its cores.
 const FRAME_SOON: Duration = Duration::from_millis(66);
+/// Longest wait for a key while the model or a file worker computes: what they send is taken after it.
+const BUSY: Duration = Duration::from_millis(33);
 /// Longest wait for a key, while nothing moves; signals are checked after it.
 const IDLE: Duration = Duration::from_millis(100);
 /// Time between two ticks of the screen.
@@ -185,7 +188,7 @@ impl<D: Display> Driver<D> {
         while self.running {
             let stale = std::mem::take(&mut self.stale).then_some(Urgency::Now);
             changed = changed.max(self.screen.take_changed()).max(stale);
-            let frame = if changed == Some(Urgency::Soon) { FRAME_SOON } else { FRAME };
+            let frame = if changed == Some(Urgency::Soon) { FRAME_SOON } else { FRAME_KEY };
             let since = drawn.map_or(frame, |drawn| drawn.elapsed());
             if changed.is_some() && since >= frame {
                 self.display.draw(&mut self.screen)?;
@@ -194,7 +197,7 @@ impl<D: Display> Driver<D> {
             }
             let wait = match drawn {
                 Some(drawn) if changed.is_some() => frame.saturating_sub(drawn.elapsed()),
-                _ if self.screen.moves() || self.pending > 0 => FRAME,
+                _ if self.screen.moves() || self.pending > 0 => BUSY,
                 _ => IDLE,
             };
             self.listen(wait)?;

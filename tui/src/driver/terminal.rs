@@ -59,7 +59,8 @@ pub fn set_mouse(on: bool) -> io::Result<()> {
 }
 
 /// Takes the terminal for the full screen: alternate screen, raw mode, bracketed paste, the wheel of the
-/// mouse. The wheel must not send arrow keys.
+/// mouse. The wheel must not send arrow keys. Lines do not wrap: where the terminal gives a character more
+/// columns than Unicode does, the rest of a full row would begin the next one.
 ///
 /// # Errors
 /// The terminal cannot be used.
@@ -77,6 +78,7 @@ pub fn take_screen() -> io::Result<()> {
     execute!(
         io::stdout(),
         terminal::EnterAlternateScreen,
+        terminal::DisableLineWrap,
         event::EnableBracketedPaste,
         NoWheel { save },
         Wheel { on: MOUSE.load(Ordering::Relaxed) },
@@ -118,6 +120,8 @@ pub fn while_taken(draw: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
 pub enum KeyWait {
     /// Keys may be available.
     Ready,
+    /// No key was pressed.
+    Nothing,
     /// This process is in the background: the keys are the shell's, and the system would stop a process that
     /// reads them.
     Background,
@@ -144,6 +148,7 @@ pub fn wait_for_input(wait: Duration) -> io::Result<KeyWait> {
         Ok(_) if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) => {
             Ok(KeyWait::Closed)
         }
+        Ok(0) => Ok(KeyWait::Nothing),
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(KeyWait::Ready),
         Err(error) => Err(error.into()),
     }
@@ -155,7 +160,7 @@ pub fn wait_for_input(wait: Duration) -> io::Result<KeyWait> {
 /// Polling the terminal failed.
 #[cfg(not(unix))]
 pub fn wait_for_input(wait: Duration) -> io::Result<KeyWait> {
-    event::poll(wait).map(|_| KeyWait::Ready)
+    event::poll(wait).map(|some| if some { KeyWait::Ready } else { KeyWait::Nothing })
 }
 
 /// Stops the processes of this job (SIGSTOP) until a shell continues them.
@@ -171,10 +176,11 @@ pub fn stop_until_continued() -> Result<(), &'static str> {
     kill_current_process_group(Signal::STOP).map_err(|_| "The system refused to suspend the program.")
 }
 
-/// Reverses [`take_screen`]: keyboard protocol, bracketed paste, alternate screen, hidden cursor. The wheel's
-/// mode is restored where the terminal can save modes, and set to its usual value elsewhere. These are bytes
-/// because a signal handler can do no more than write them.
-static LEAVE: &[u8] = b"\x1b[<1u\x1b[?1006l\x1b[?1000l\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?1049l\x1b[?25h";
+/// Reverses [`take_screen`]: keyboard protocol, bracketed paste, wrapping, alternate screen, hidden
+/// cursor. The wheel's mode is restored where the terminal can save modes, and set to its usual value
+/// elsewhere. These are bytes because a signal handler can do no more than write them.
+static LEAVE: &[u8] =
+    b"\x1b[<1u\x1b[?1006l\x1b[?1000l\x1b[?2004l\x1b[?1007h\x1b[?1007r\x1b[?7h\x1b[?1049l\x1b[?25h";
 
 /// Whether this process may change the terminal. In the background the system would stop it.
 fn in_the_foreground() -> bool {
