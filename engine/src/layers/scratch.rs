@@ -173,6 +173,8 @@ pub struct SparseScratch {
     pub scores: Vec<f32>,
     /// Positions in order of preference, then the chosen ones in order.
     pub order: Vec<u32>,
+    /// The positions of chosen blocks, in order.
+    pub positions: Vec<u32>,
     /// Keys of the chosen positions as attention reads them.
     pub chosen_keys: Vec<f32>,
     /// Their values.

@@ -23,13 +23,7 @@ pub(super) fn latent_layers(
 ) -> Result<Vec<LatentSpec>> {
     let heads = raw.per_layer(&raw.heads, layers, 1, MAX_HEADS)?;
     let folder = container == Container::HfFolder;
-    if folder && raw.qkv_bias.value == Some(true) {
-        return Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} = true with latent attention", raw.qkv_bias.name),
-            hint: "the projections of latent attention have no bias".into(),
-        });
-    }
+    refuse_biases(raw, folder)?;
     let (rope_dim, nope) = widths(raw, container)?;
     let rank = raw.count(&raw.kv_rank, 1, MAX_HEAD_DIM - 2)?;
     let head_dim = rank + rope_dim;
@@ -72,6 +66,7 @@ pub(super) fn latent_layers(
                 chunk: None,
                 whole: false,
                 relative: None,
+                blocks: None,
             },
             rank,
             nope,
@@ -83,6 +78,17 @@ pub(super) fn latent_layers(
         })
     };
     heads.into_iter().map(of_layer).collect()
+}
+
+fn refuse_biases(raw: &RawConfig, folder: bool) -> Result<()> {
+    if folder && raw.qkv_bias.value == Some(true) {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = true with latent attention", raw.qkv_bias.name),
+            hint: "the projections of latent attention have no bias".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Width of the latent query; `None` where queries are projected at once.

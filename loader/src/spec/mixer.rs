@@ -49,6 +49,26 @@ pub struct AttentionSpec {
     pub whole: bool,
     /// What the distance of two tokens adds to their score (T5).
     pub relative: Option<RelativeSpec>,
+    /// How a token chooses the blocks of tokens that it attends to; `None` where it attends to all.
+    pub blocks: Option<BlockChoice>,
+}
+
+/// How a token chooses blocks of tokens (Qwen3.8): each block has a small key, the norm of the mean of its
+/// tokens' small keys, rotated at its first position. A token scores complete blocks by the sum of
+/// `relu(q . k)` over small heads, and attends to the best of them and to all tokens behind the last complete
+/// block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockChoice {
+    /// Small query heads.
+    pub heads: usize,
+    /// Width of a small query and key. As many leading dimensions rotate as of other heads.
+    pub head_dim: usize,
+    /// Tokens of a block.
+    pub size: usize,
+    /// The most blocks that are chosen.
+    pub top: usize,
+    /// Added to the mean squares in the norms of small queries and keys.
+    pub norm_eps: f32,
 }
 
 /// Where keys and values of attention come from.
