@@ -20,7 +20,7 @@ use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::convert::Conversion;
 use moelten_loader::error::LoadError;
 use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::spec::LayerSpec;
+use moelten_loader::spec::{BankKey, LayerSpec};
 use moelten_quant::{Format, Isa};
 
 #[test]
@@ -171,12 +171,26 @@ fn long_texts_elsewhere_match() {
         let (text, follows, last) =
             (ids("input_ids"), ids("greedy_ids"), golden.f32s("logits_last").expect("logits").1);
         let model = on(&runtime, &long, How::default());
-        for (kv, bound) in [(KvFormat::F32, 1e-3), (KvFormat::F16, LONG_F16)] {
+        let mut exact: Option<Vec<_>> = None;
+        for kv in [KvFormat::F32, KvFormat::F16] {
             let options = SequenceOptions { context: Some(text.len() + follows.len()), kv };
             let sequence = || Sequence::new(Arc::clone(&model), options).expect("a sequence");
-            let (got, _) = logits(&mut sequence(), &text);
+            let (got, routes) = logits(&mut sequence(), &text);
             let error = distance(&got[got.len() - last.len()..], &last) / spread(&last);
-            println!("{name} {}: worst logit error {error:.1e} of the spread", kv.name());
+            let others = exact.as_ref().map_or(0, |exact| other_choices(exact, &routes.0, text.len()));
+            exact.get_or_insert(routes.0);
+            println!(
+                "{name} {}: worst logit error {error:.1e} of the spread, {others} tokens with other experts",
+                kv.name()
+            );
+            let bound = match (kv, others) {
+                (KvFormat::F32, _) => 1e-3,
+                (_, 0) => LONG_F16,
+                _ => LONG_F16_OTHERS,
+            };
+            if others > MOST_OTHERS {
+                faults.push(format!("{name} {}: {others} tokens with other experts", kv.name()));
+            }
             if error.is_nan() || error > bound {
                 faults.push(format!("{name} {}: {error:.1e}, more than {bound:.1e}", kv.name()));
             }
@@ -191,8 +205,34 @@ fn long_texts_elsewhere_match() {
     assert!(checked > 0, "no family has a long text");
 }
 
-/// What rounding keys and values to 11 bits may change, over 1,300 tokens.
-const LONG_F16: f32 = 3e-2;
+/// What rounding keys and values to 11 bits may change, over 1,300 tokens, where every token keeps its
+/// experts.
+const LONG_F16: f32 = 5e-3;
+
+/// The same where a token whose experts are almost tied gets others, and later tokens attend to it. In
+/// DeepSeek-V3's golden that is one token of 1,300, whose scores are 9e-5 apart (the median is 9e-2). With
+/// its keys rounded transformers goes the same way, to the same 2e-2; with the experts of f32 it stays at
+/// 4e-3.
+const LONG_F16_OTHERS: f32 = 3e-2;
+
+/// The most tokens of 1,300 that may get other experts, counted once for each layer.
+const MOST_OTHERS: usize = 8;
+
+/// Tokens that have other experts in a layer, counted once for each layer.
+fn other_choices(a: &[(BankKey, Vec<u32>)], b: &[(BankKey, Vec<u32>)], tokens: usize) -> usize {
+    let sorted = |experts: &[u32]| {
+        let mut experts = experts.to_vec();
+        experts.sort_unstable();
+        experts
+    };
+    let mut others = 0;
+    for ((layer, a), (other, b)) in a.iter().zip(b) {
+        assert_eq!((layer, a.len()), (other, b.len()));
+        let k = a.len() / tokens;
+        others += a.chunks(k).zip(b.chunks(k)).filter(|(a, b)| sorted(a) != sorted(b)).count();
+    }
+    others
+}
 
 /// Folders whose file the other program writes with experts' gates and ups in one tensor.
 const FUSED: [&str; 2] = ["gemma4moe", "mistral4"];
