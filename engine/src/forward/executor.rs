@@ -186,6 +186,7 @@ impl Executor {
             + a.compress.numbers()
             + a.compress_small.numbers()
             + a.turned.capacity()
+            + a.sparse.kept.capacity()
             + self.streams.sizes().0
             + self.ngram.numbers()
             + self.layer_input.numbers();
@@ -272,11 +273,15 @@ struct SparseWidths {
     context: usize,
     chosen: usize,
     heads: usize,
+    kept: usize,
 }
 
 impl SparseWidths {
     /// Room for a branch as well.
-    fn include(&mut self, spec: &LatentSpec, tokens: usize, context: usize) {
+    fn include(&mut self, spec: &LatentSpec, (chunk, tokens): (usize, usize), context: usize) {
+        if let Some(top) = spec.chosen_before.filter(|&top| context > top) {
+            self.kept = self.kept.max(chunk * top);
+        }
         let Some(indexer) = &spec.indexer else { return };
         // Positions are chosen only where there are more than may be.
         let top = indexer.top.min(context).next_multiple_of(KEY_GROUP);
@@ -289,7 +294,7 @@ impl SparseWidths {
     }
 
     fn numbers(&self) -> usize {
-        self.queries + self.keys + self.weights + self.context + 2 * self.chosen
+        self.queries + self.keys + self.weights + self.context + 2 * self.chosen + self.kept
     }
 
     fn buffers(&self) -> SparseScratch {
@@ -299,6 +304,8 @@ impl SparseWidths {
             weights: vec![0.0; self.weights],
             scores: vec![0.0; self.context],
             order: Vec::with_capacity(self.context),
+            first: 0,
+            kept: vec![0; self.kept],
             positions: Vec::with_capacity(self.positions),
             chosen_keys: vec![0.0; self.chosen],
             chosen_values: vec![0.0; self.chosen],
@@ -361,7 +368,7 @@ impl Widths {
                     w.gate = w.gate.max(if a.gate.is_some() { a.heads } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.latent.include(latent, tokens);
-                    w.sparse.include(latent, tokens, context);
+                    w.sparse.include(latent, (chunk, tokens), context);
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {

@@ -304,6 +304,12 @@ fields! {
     index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
     /// Choice of tokens: whether layers choose, or have the choice of the layer before.
     index_types: Vec<String> = hf["indexer_types"], gguf[];
+    /// The same for folders without that list, a letter for each layer, `F` or `S`.
+    index_letters: String = hf["index_topk_pattern"], gguf[];
+    /// The same for folders without either: of so many layers one chooses by itself.
+    index_every: u64 = hf["index_topk_freq"], gguf[], default 1;
+    /// Layers at the beginning that all choose by themselves, beside such a number.
+    index_first: u64 = hf["index_skip_topk_offset"], gguf[], default 2;
     /// Choice of tokens: which layers choose, where files list them.
     index_own: Vec<bool> = hf[], gguf[Key("{arch}.attention.indexer.types")];
     /// Short convolutions: tokens that they see.

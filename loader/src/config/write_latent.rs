@@ -18,7 +18,11 @@ const CHOOSING_RATE: usize = 4;
 /// Latent attention with a matrix for keys and one for values: its cache is that of attention with one key
 /// head.
 pub(super) fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
-    if spec.layers.iter().filter_map(LayerSpec::latent).any(|other| other != latent) {
+    // Whose choice of tokens a layer takes may differ.
+    let without = |latent: &LatentSpec| LatentSpec { indexer: None, chosen_before: None, ..latent.clone() };
+    let same =
+        |other: &LatentSpec| without(other) == without(latent) && other.most_chosen() == latent.most_chosen();
+    if !spec.layers.iter().filter_map(LayerSpec::latent).all(same) {
         return Err(unsupported("layers with different latent attention"));
     }
     let (attention, whole) = (&latent.attention, latent.query_dim());
@@ -38,12 +42,14 @@ pub(super) fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys
     keys.u32(&FIELDS.value_dim, latent.rank);
     keys.u32(&FIELDS.latent_key_dim, whole);
     keys.u32(&FIELDS.latent_value_dim, latent.value_dim);
-    if let Some(IndexerSpec { heads, head_dim, top, .. }) = latent.indexer {
+    if let Some(IndexerSpec { heads, head_dim, top, .. }) = &latent.indexer {
+        let (heads, head_dim, top) = (*heads, *head_dim, *top);
         keys.u32(&FIELDS.index_heads, heads);
         keys.u32(&FIELDS.index_head_dim, head_dim);
         keys.u32(&FIELDS.index_top, top);
-        // Every layer chooses by itself.
-        keys.add(&FIELDS.index_own, Value::Array(Array::Bool(vec![true; spec.layers.len()])));
+        let latent_layers = spec.layers.iter().filter_map(LayerSpec::latent);
+        let own = latent_layers.map(|latent| latent.indexer.is_some()).collect();
+        keys.add(&FIELDS.index_own, Value::Array(Array::Bool(own)));
     }
     let Some(rope) = attention.rope.as_ref() else {
         keys.u32(&FIELDS.rope_dim, latent.rope_dim());

@@ -155,8 +155,11 @@ pub struct LatentSpec {
     pub norm_eps: f32,
     /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
     pub split: bool,
-    /// How tokens choose what they attend to; `None` where they attend to all.
+    /// How tokens choose what they attend to; `None` where they attend to all, or choose before.
     pub indexer: Option<IndexerSpec>,
+    /// `Some(n)`: tokens attend to the at most `n` that they chose in the last layer before with an `indexer`
+    /// (GLM-5).
+    pub chosen_before: Option<usize>,
 }
 
 /// How a token chooses the tokens that it attends to (DeepSeek-V3.2): each has a small key, and scores it by
@@ -176,6 +179,11 @@ pub struct IndexerSpec {
 }
 
 impl LatentSpec {
+    /// The most tokens that a token attends to; `None` where it attends to all.
+    pub fn most_chosen(&self) -> Option<usize> {
+        self.indexer.as_ref().map(|indexer| indexer.top).or(self.chosen_before)
+    }
+
     /// Width of the rotated part of queries and keys.
     pub fn rope_dim(&self) -> usize {
         self.attention.head_dim - self.rank

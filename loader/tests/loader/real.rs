@@ -65,7 +65,7 @@ fn golden_folders(folder: &Path, least: usize) {
             Err(error) => panic!("{folder:?}: {error}"),
         };
         for tensor in catalog.tensors() {
-            // Bytes of the first two are arranged to blocks when they are read; the third are tables of numbers.
+            // Bytes of the first two are arranged to blocks when they are read; the third are numbers.
             let other = matches!(tensor.storage, Storage::Other("F8_E4M3" | "U8" | "I64"));
             let known = other || matches!(tensor.storage, Storage::Known(_));
             assert!(known, "{} in {}", tensor.name, tensor.storage.name());

@@ -92,23 +92,22 @@ impl Indexer {
         let IndexerSpec { heads, head_dim, top, .. } = self.spec;
         choose(compute, Choice { heads, head_dim, top }, token, keys, s);
     }
+}
 
-    /// Attention of one token to the chosen positions of `layer`; `q` and `out` are `[heads, head_dim]` of
-    /// attention.
-    pub fn attend(
-        &self,
-        compute: Compute<'_>,
-        spec: &AttentionSpec,
-        layer: &KvLayer,
-        q: &[f32],
-        s: &mut SparseScratch,
-        out: &mut [f32],
-    ) {
-        let SparseScratch { order, chosen_keys, chosen_values, running, .. } = s;
-        let (order, gathered) = (&*order, Gathered { keys: chosen_keys, values: chosen_values, running });
-        let read = |i: usize, key: &mut [f32], value: &mut [f32]| layer.read(order[i] as usize, key, value);
-        attend_chosen(compute, (spec, &[]), order.len(), &read, q, gathered, out);
-    }
+/// Attention of one token to the positions of `layer` that are in `s.order`; `q` and `out` are `[heads,
+/// head_dim]` of attention.
+pub fn attend_to_order(
+    compute: Compute<'_>,
+    spec: &AttentionSpec,
+    layer: &KvLayer,
+    q: &[f32],
+    s: &mut SparseScratch,
+    out: &mut [f32],
+) {
+    let SparseScratch { order, chosen_keys, chosen_values, running, .. } = s;
+    let (order, gathered) = (&*order, Gathered { keys: chosen_keys, values: chosen_values, running });
+    let read = |i: usize, key: &mut [f32], value: &mut [f32]| layer.read(order[i] as usize, key, value);
+    attend_chosen(compute, (spec, &[]), order.len(), &read, q, gathered, out);
 }
 
 /// The shape of a choice of rows.

@@ -316,6 +316,7 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         norm_eps: 1e-6,
         split,
         indexer: None,
+        chosen_before: None,
     })
 }
 

@@ -47,7 +47,7 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 17] = [
+pub const NARROW: [&str; 18] = [
     "glam",
     "dsmoe",
     "deepseek3",
@@ -65,6 +65,7 @@ pub const NARROW: [&str; 17] = [
     "llama4",
     "deepseek32",
     "qwen4exp",
+    "glm5shared",
 ];
 
 /// Families whose folders are not written as GGUF files.
