@@ -9,4 +9,5 @@ mod encoder;
 pub mod executor;
 mod heads;
 mod lookahead;
+mod ngram;
 pub mod observe;

@@ -5,6 +5,7 @@ pub mod ffn;
 pub mod layer_input;
 pub mod linear;
 pub mod mixer;
+pub mod ngram;
 pub mod norm;
 pub mod rope;
 pub mod scratch;

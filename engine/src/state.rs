@@ -15,7 +15,9 @@ pub mod window;
 
 use std::io::{self, Read, Write};
 
-use moelten_loader::spec::{AttentionSpec, CompressedSpec, IndexerSpec, KvSource, ModelSpec, Op};
+use moelten_loader::spec::{
+    AttentionSpec, BlockChoice, CompressedSpec, IndexerSpec, KvSource, ModelSpec, Op,
+};
 use moelten_quant::Kernels;
 
 use crate::runtime::pool::Pool;
@@ -67,6 +69,9 @@ impl SequenceState {
                 let text = MOST_NEW_TOKENS.min(context);
                 EncodedState::new(spec, text, format, delay).map(LayerState::Encoded)
             }
+            Kept::Blocks(spec, blocks) => {
+                IndexedState::with_blocks((spec, blocks), context, format, delay).map(LayerState::Indexed)
+            }
             Kept::Compressed(spec) => {
                 CompressedState::new(spec, context, format, delay).map(LayerState::Compressed)
             }
@@ -105,6 +110,8 @@ impl SequenceState {
                 Kept::Indexed(attention, indexer) => KvLayer::bytes_for(attention, context, format)
                     .saturating_add(IndexedState::key_bytes(indexer, context)),
                 Kept::Encoded(spec) => KvLayer::bytes_for(spec, MOST_NEW_TOKENS.min(context), format),
+                Kept::Blocks(attention, blocks) => KvLayer::bytes_for(attention, context, format)
+                    .saturating_add(IndexedState::block_bytes(blocks, context)),
                 Kept::Compressed(spec) => CompressedState::bytes_for(spec, context, format, MOST_SNAPSHOTS),
                 // Snapshots are copies.
                 Kept::Numbers(numbers) => ((COPIES + MOST_SNAPSHOTS) * numbers * size_of::<f32>()) as u64,
@@ -125,6 +132,8 @@ enum Kept<'a> {
     Indexed(&'a AttentionSpec, &'a IndexerSpec),
     /// Attention to a text that is there as a whole.
     Encoded(&'a AttentionSpec),
+    /// Attention to chosen blocks of tokens.
+    Blocks(&'a AttentionSpec, &'a BlockChoice),
     /// Attention to compressed tokens.
     Compressed(&'a CompressedSpec),
     /// A recurrence, with the count of its numbers.
@@ -134,11 +143,14 @@ enum Kept<'a> {
 /// The branches that keep a state, in order.
 fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
     let branches = spec.layers.iter().flat_map(|layer| &layer.branches);
-    branches.filter_map(|branch| match &branch.op {
+    branches.filter_map(move |branch| match &branch.op {
         Op::Attention(AttentionSpec { source: KvSource::Layer(_), .. }) => None,
         // All layers of an encoder share one, which ends with the text: see `for_encoder`.
         Op::Attention(AttentionSpec { whole: true, .. }) => None,
-        Op::Attention(attention) => Some(Kept::Attention(attention)),
+        Op::Attention(attention) => Some(match &attention.blocks {
+            Some(blocks) => Kept::Blocks(attention, blocks),
+            None => Kept::Attention(attention),
+        }),
         Op::Cross(attention) => Some(Kept::Encoded(attention)),
         Op::HeadExperts(heads) => Some(Kept::Attention(&heads.attention)),
         Op::Latent(latent) => Some(match &latent.indexer {
@@ -152,6 +164,10 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
         Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
         Op::Selective(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
         Op::Ssm(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
+        Op::Ngram(ngram) => {
+            let streams = spec.streams.map_or(1, |streams| streams.count);
+            Some(Kept::Numbers(ngram.state_numbers(streams * spec.d_model)))
+        }
         Op::Mlp(_) | Op::Moe(_) | Op::LayerInput(_) => None,
     })
 }

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod embedding;
+mod head_streams;
 pub mod layer_inputs;
 
 use moelten_loader::spec::{BankKey, Join, RopeSpec, RouterInput};
@@ -23,6 +24,7 @@ use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
 use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
+use crate::layers::ngram::Ngram;
 use crate::layers::norm::Norm;
 use crate::layers::streams::StreamWeights;
 use embedding::Embedding;
@@ -42,8 +44,8 @@ pub struct Weights {
     pub encoder_norm: Option<Norm>,
     /// How the head mixes residual streams, where there are several.
     pub streams: Option<StreamWeights>,
-    /// The norm before the head.
-    pub final_norm: Norm,
+    /// The norm before the head; `None` where the mix of streams has its own.
+    pub final_norm: Option<Norm>,
     /// The output projection, `[vocab, d_model]`.
     pub head: Linear,
 }
@@ -154,6 +156,13 @@ pub enum OpWeights {
     },
     /// The layer's own numbers of a token.
     LayerInput(LayerInput),
+    /// Numbers of runs of tokens.
+    Ngram {
+        /// Table, projections, taps.
+        ngram: Box<Ngram>,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// A dense feed-forward block.
     Mlp(Mlp),
     /// A mixture of experts.
@@ -197,7 +206,11 @@ impl OpWeights {
             Self::Ssm { ssm, state } => Some((ssm, *state)),
             Self::Selective { ssm, state } => Some((&**ssm, *state)),
             Self::Kda { kda, state } => Some((&**kda, *state)),
-            Self::LayerInput(_) | Self::Mlp(_) | Self::Moe { .. } | Self::HeadExperts { .. } => None,
+            Self::Ngram { .. }
+            | Self::LayerInput(_)
+            | Self::Mlp(_)
+            | Self::Moe { .. }
+            | Self::HeadExperts { .. } => None,
         }
     }
 }

@@ -18,6 +18,7 @@ mod kda;
 mod latent;
 pub(crate) mod limits;
 pub(crate) mod lower;
+mod ngram;
 mod positions;
 mod raw;
 mod rope;

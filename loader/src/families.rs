@@ -5,6 +5,7 @@ mod deepseek4;
 mod family;
 mod hybrids;
 mod pairs;
+mod qwen4exp;
 mod recent;
 mod table;
 

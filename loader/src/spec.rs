@@ -15,6 +15,7 @@ mod ffn;
 mod heads;
 mod kda;
 mod mixer;
+mod ngram;
 mod norm;
 mod relative;
 mod single;
@@ -31,6 +32,7 @@ pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
 pub use mixer::*;
+pub use ngram::*;
 pub use norm::*;
 pub use relative::*;
 pub use ssm::*;
@@ -61,7 +63,7 @@ pub struct ModelSpec {
     pub encoder: Option<EncoderSpec>,
     /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
-    /// Norm before the head.
+    /// Norm before the head. A gated mix of streams has its own in place of it.
     pub final_norm: NormSpec,
     /// The output projection.
     pub head: HeadSpec,
@@ -123,6 +125,8 @@ pub enum Place {
     Adjugate,
     /// Where the layer's own numbers of a token join.
     LayerInput,
+    /// Where numbers of runs of tokens join.
+    Ngram,
 }
 
 /// What a branch reads.
@@ -168,6 +172,8 @@ pub enum Op {
     Moe(MoeSpec),
     /// The layer's own numbers of a token.
     LayerInput(LayerInputSpec),
+    /// Numbers of runs of tokens, which join every residual stream.
+    Ngram(NgramSpec),
 }
 
 impl LayerSpec {
@@ -268,6 +274,11 @@ impl ModelSpec {
             let banks = spec.banks(self.d_model).enumerate();
             banks.map(move |(bank, spec)| (BankKey { layer, bank }, spec))
         })
+    }
+
+    /// Whether there is a norm before the head.
+    pub fn has_final_norm(&self) -> bool {
+        !matches!(self.streams, Some(StreamsSpec { mix: StreamMix::Gated { .. }, .. }))
     }
 
     /// Its first layer; the lowering refuses models without one.

@@ -45,6 +45,9 @@ impl<'a> PassContext<'a> {
         s: &mut Executor,
         observer: &mut dyn Observer,
     ) -> Result<()> {
+        if let OpWeights::Ngram { ngram, state } = &branch.op {
+            return self.ngram((ngram, *state), batch, s);
+        }
         let (rows, d) = (batch.tokens(), self.d_model);
         let step = branch.op.mixer().map_or(rows, |(mixer, _)| mixer.pass_tokens());
         if let Some((mixer, state)) = branch.op.mixer().filter(|(mixer, _)| mixer.whole() && rows > step) {
@@ -161,6 +164,7 @@ impl<'a> PassContext<'a> {
                 self.mix(branch, (conv, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Ngram { .. } => unreachable!("it joins the streams by itself"),
             OpWeights::LayerInput(input) => {
                 self.layer_input(branch, input, rows.end, s, observer);
                 Ok(())

@@ -145,7 +145,10 @@ impl Decoder<'_> {
                         &s.streams.read[..wanted.len() * d]
                     }
                 };
-                self.weights.final_norm.apply(self.compute, x, &mut s.normed[into]);
+                match &self.weights.final_norm {
+                    Some(norm) => norm.apply(self.compute, x, &mut s.normed[into]),
+                    None => s.normed[into].copy_from_slice(x),
+                }
             }
             (first, rows) = (end, rows + wanted.len());
         }

@@ -2,8 +2,8 @@
 //! to the pass that runs, not to a sequence. It must not know what is computed in them.
 
 use moelten_loader::spec::{
-    AttentionSpec, CompressedSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec, MoeSpec, Op,
-    Pairing, RopeScaling, RopeSpec, SharedExpert,
+    AttentionSpec, BlockChoice, CompressedSpec, HeadExpertsSpec, Join, LatentSpec, LayerSpec, ModelSpec,
+    MoeSpec, NgramSpec, Op, Pairing, RopeScaling, RopeSpec, SharedExpert,
 };
 use moelten_quant::{ActivationKind, BLOCK, KEY_GROUP, Line, Running};
 
@@ -15,12 +15,13 @@ use crate::layers::linear::Packed;
 use crate::layers::mixer::attend::most_spans;
 use crate::layers::mixer::compressed::pass_tokens as compressed_pass;
 use crate::layers::mixer::latent::pass_tokens;
+use crate::layers::ngram::NgramScratch;
 use crate::layers::rope::Angles;
 use crate::layers::scratch::{
     AheadScratch, AttendScratch, AttentionScratch, CompressScratch, DeltaScratch, DeviceScratch,
     LatentScratch, LayerInputScratch, MoeScratch, PASS, ProductScratch, RouteScratch, SparseScratch,
 };
-use crate::layers::streams::StreamScratch;
+use crate::layers::streams::{STREAM_TOKENS, StreamScratch};
 use crate::weights::layer_inputs::LAYER_INPUT_TOKENS;
 
 /// The most sequences of a decode batch whose next experts are guessed.
@@ -54,6 +55,8 @@ pub struct Executor {
     pub layer_input: LayerInputScratch,
     /// Mixes of residual streams.
     pub streams: StreamScratch,
+    /// Numbers of runs of tokens.
+    pub ngram: NgramScratch,
     /// The guess at the next bank's experts.
     pub ahead: AheadScratch,
     /// Logits of some rows `[rows, vocab]`.
@@ -98,6 +101,7 @@ impl Executor {
             },
             layer_input: LayerInputScratch::new(chunk, pass, w.layer_input),
             streams: StreamScratch::new(spec.streams, d, chunk),
+            ngram: NgramScratch::new(w.ngram.as_ref(), w.streams * d, d, chunk),
             ahead: AheadScratch {
                 streams: StreamScratch::new(spec.streams, d, ahead),
                 normed: vec![0.0; ahead * d],
@@ -137,6 +141,7 @@ impl Executor {
             .saturating_add(w.sparse.numbers())
             .saturating_add(w.compress.numbers())
             .saturating_add(of_streams)
+            .saturating_add(NgramScratch::numbers_for(w.ngram.as_ref(), w.streams * d, d, chunk))
             .saturating_add(DeltaScratch::numbers_for(pass, w.delta))
             .saturating_add(LayerInputScratch::numbers_for(chunk, pass, w.layer_input));
         let running = (pass * w.heads).saturating_add(w.span_heads);
@@ -181,7 +186,9 @@ impl Executor {
             + a.compress.numbers()
             + a.compress_small.numbers()
             + a.turned.capacity()
+            + a.sparse.kept.capacity()
             + self.streams.sizes().0
+            + self.ngram.numbers()
             + self.layer_input.numbers();
         let packed = self.products.packed.lines() + a.latent.packed.lines() + a.delta.inner.packed.lines();
         let lines = packed + self.products.hidden.capacity() + self.moe.gathered.capacity();
@@ -214,6 +221,9 @@ struct Widths {
     latent: LatentWidths,
     sparse: SparseWidths,
     compress: CompressWidths,
+    /// Numbers of runs of tokens, where there are some, and residual streams.
+    ngram: Option<NgramSpec>,
+    streams: usize,
     /// Channels, values, value heads and rates of recurrences, and the width of products inside them.
     delta: [usize; 5],
     /// Layers that get numbers of a token, and how many each gets.
@@ -256,17 +266,22 @@ impl LatentWidths {
 /// Numbers in the buffers of sparse attention.
 #[derive(Default)]
 struct SparseWidths {
+    positions: usize,
     queries: usize,
     keys: usize,
     weights: usize,
     context: usize,
     chosen: usize,
     heads: usize,
+    kept: usize,
 }
 
 impl SparseWidths {
     /// Room for a branch as well.
-    fn include(&mut self, spec: &LatentSpec, tokens: usize, context: usize) {
+    fn include(&mut self, spec: &LatentSpec, (chunk, tokens): (usize, usize), context: usize) {
+        if let Some(top) = spec.chosen_before.filter(|&top| context > top) {
+            self.kept = self.kept.max(chunk * top);
+        }
         let Some(indexer) = &spec.indexer else { return };
         // Positions are chosen only where there are more than may be.
         let top = indexer.top.min(context).next_multiple_of(KEY_GROUP);
@@ -279,7 +294,7 @@ impl SparseWidths {
     }
 
     fn numbers(&self) -> usize {
-        self.queries + self.keys + self.weights + self.context + 2 * self.chosen
+        self.queries + self.keys + self.weights + self.context + 2 * self.chosen + self.kept
     }
 
     fn buffers(&self) -> SparseScratch {
@@ -289,6 +304,9 @@ impl SparseWidths {
             weights: vec![0.0; self.weights],
             scores: vec![0.0; self.context],
             order: Vec::with_capacity(self.context),
+            first: 0,
+            kept: vec![0; self.kept],
+            positions: Vec::with_capacity(self.positions),
             chosen_keys: vec![0.0; self.chosen],
             chosen_values: vec![0.0; self.chosen],
             running: vec![Running::default(); self.heads],
@@ -323,7 +341,8 @@ impl Widths {
         let outset = spec.layers.iter().any(LayerSpec::reads_outset);
         let width = spec.layer_inputs.map_or(0, |inputs| inputs.width);
         let layer_input = if width > 0 { (spec.layers.len(), width) } else { (0, 0) };
-        let mut w = Self { outset, layer_input, ..Self::default() };
+        let streams = spec.streams.map_or(1, |streams| streams.count);
+        let mut w = Self { outset, layer_input, streams, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
@@ -333,6 +352,9 @@ impl Widths {
                     w.gate = w.gate.max(if a.gate.is_some() { a.query_rows() } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.spans(a, context);
+                    if let Some(blocks) = &a.blocks {
+                        w.blocks(a, blocks, PASS.min(chunk), context);
+                    }
                 }
                 Op::Compressed(compressed) => w.compressed(compressed, chunk, context),
                 Op::HeadExperts(heads) => w.head_experts(heads, spec.d_model, chunk, context),
@@ -346,7 +368,7 @@ impl Widths {
                     w.gate = w.gate.max(if a.gate.is_some() { a.heads } else { 0 });
                     w.heads = w.heads.max(a.heads);
                     w.latent.include(latent, tokens);
-                    w.sparse.include(latent, tokens, context);
+                    w.sparse.include(latent, (chunk, tokens), context);
                     w.spans(a, context);
                 }
                 Op::Conv(conv) => {
@@ -371,6 +393,7 @@ impl Widths {
                     let widths = [delta.channels(), delta.values(), delta.value_heads, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
+                Op::Ngram(ngram) => w.ngram = Some(ngram.clone()),
                 Op::LayerInput(_) => {}
                 Op::Mlp(mlp) => w.d_ff = w.d_ff.max(mlp.d_ff),
                 Op::Moe(moe) => w.moe(moe, spec.d_model),
@@ -418,6 +441,22 @@ impl Widths {
         let weighed = if moe.weighs_inputs { d_model } else { 0 };
         self.expert_width = self.expert_width.max(moe.latent.unwrap_or(weighed));
         self.per_token = self.per_token.max(moe.router.select.max_experts());
+    }
+
+    /// Room for attention to chosen blocks of tokens.
+    fn blocks(&mut self, a: &AttentionSpec, blocks: &BlockChoice, tokens: usize, context: usize) {
+        let sparse = &mut self.sparse;
+        let seen = (blocks.top.saturating_add(1)).saturating_mul(blocks.size).min(context);
+        sparse.queries = sparse.queries.max(tokens * blocks.heads * blocks.head_dim);
+        sparse.keys = sparse.keys.max(tokens * blocks.head_dim);
+        sparse.weights = sparse.weights.max(tokens * blocks.heads);
+        sparse.context = sparse.context.max(context / blocks.size);
+        sparse.chosen = sparse.chosen.max(seen.next_multiple_of(KEY_GROUP) * a.head_dim);
+        sparse.heads = sparse.heads.max(a.heads);
+        sparse.positions = sparse.positions.max(seen);
+        let rotated = a.rope.as_ref().map_or(0, |rope| rope.dim);
+        let compress = &mut self.compress;
+        (compress.tokens, compress.rotated) = (compress.tokens.max(1), compress.rotated.max(rotated));
     }
 
     /// Room for attention to compressed tokens.
@@ -485,7 +524,7 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 6] {
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 7] {
         let pass = PASS.min(chunk);
         let own = (pass, self.layer_input.1);
         [
@@ -495,6 +534,7 @@ impl Widths {
             (pass, self.delta[1]),
             own,
             (chunk, self.expert_width),
+            (STREAM_TOKENS.min(chunk), self.ngram.as_ref().map_or(0, NgramSpec::read_width)),
         ]
     }
 
@@ -505,6 +545,9 @@ impl Widths {
         let (layers, width) = self.layer_input;
         let of_layers = (chunk.min(LAYER_INPUT_TOKENS) * layers * width).max(PASS.min(chunk) * width);
         let all = (chunk * d_model.max(self.experts).max(self.expert_width)).max(passing).max(of_layers);
+        let of_ngram =
+            if self.ngram.is_some() { STREAM_TOKENS.min(chunk) * self.streams * d_model } else { 0 };
+        let all = all.max(of_ngram);
         let compressed = self.compress.wide.max(self.compress.small).max(self.sparse.weights);
         all.max(self.latent.wide).max(self.latent.narrow).max(self.sparse.queries).max(compressed)
     }

@@ -173,6 +173,13 @@ pub struct SparseScratch {
     pub scores: Vec<f32>,
     /// Positions in order of preference, then the chosen ones in order.
     pub order: Vec<u32>,
+    /// The number of the first token of the pass in its batch.
+    pub first: usize,
+    /// The positions that each token of the batch has chosen, for layers that take the choice of one before,
+    /// `[batch, top]`; empty where none does.
+    pub kept: Vec<u32>,
+    /// The positions of chosen blocks, in order.
+    pub positions: Vec<u32>,
     /// Keys of the chosen positions as attention reads them.
     pub chosen_keys: Vec<f32>,
     /// Their values.

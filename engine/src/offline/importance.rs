@@ -143,6 +143,10 @@ impl BranchSquares {
         if spec.gate.is_some() {
             add(LayerTensor::AttentionGate, &self.input);
         }
+        if spec.blocks.is_some() {
+            add(LayerTensor::BlockQ, &self.input);
+            add(LayerTensor::BlockK, &self.input);
+        }
         add(LayerTensor::Q, &self.input);
         if spec.source.is_own() {
             add(LayerTensor::K, &self.input);
@@ -203,6 +207,8 @@ impl BranchSquares {
                 delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
                 add(LayerTensor::DeltaOut, &self.output);
             }
+            // What tables give is not observed.
+            Op::Ngram(_) => {}
             Op::LayerInput(_) => {
                 add(LayerTensor::LayerInputGate, &self.input);
                 add(LayerTensor::LayerInputUp, &self.output);
@@ -293,6 +299,7 @@ impl Shapes {
             Op::Selective(ssm) => (ssm.inner, 0, 0),
             Op::Kda(kda) => (kda.inner(), 0, 0),
             Op::Delta(delta) => (delta.values(), 0, 0),
+            Op::Ngram(_) => (0, 0, 0),
             Op::LayerInput(input) => (input.width, 0, 0),
             Op::Mlp(mlp) => (mlp.d_ff, 0, 0),
             Op::Moe(moe) => match &moe.shared {

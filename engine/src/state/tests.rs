@@ -5,8 +5,8 @@
 use std::io::{self, Read, Write};
 
 use moelten_loader::spec::{
-    AttentionSpec, CompressedSpec, CompressorSpec, IndexerSpec, KvSource, Pairing, QkNorm, RopeScaling,
-    RopeSpec, RowChoice,
+    AttentionSpec, BlockChoice, CompressedSpec, CompressorSpec, IndexerSpec, KvSource, Pairing, QkNorm,
+    RopeScaling, RopeSpec, RowChoice,
 };
 use moelten_quant::{Isa, Kernels, SPAN};
 use proptest::prelude::*;
@@ -45,12 +45,14 @@ enum Kind {
     Window(usize, KvFormat),
     Indexed(KvFormat),
     Encoded(KvFormat),
+    /// Tokens of a block.
+    Blocks(usize, KvFormat),
     /// Tokens of a run, and whether rows are chosen.
     Compressed(usize, bool, KvFormat),
     Recurrent,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Kv(KvFormat::F16),
     Kind::Kv(KvFormat::F32),
     Kind::Window(1, KvFormat::F32),
@@ -58,6 +60,7 @@ const KINDS: [Kind; 10] = [
     Kind::Window(700, KvFormat::F16),
     Kind::Indexed(KvFormat::F16),
     Kind::Encoded(KvFormat::F16),
+    Kind::Blocks(5, KvFormat::F16),
     Kind::Compressed(4, true, KvFormat::F16),
     Kind::Compressed(7, false, KvFormat::F32),
     Kind::Recurrent,
@@ -86,6 +89,7 @@ fn spec(window: Option<usize>) -> AttentionSpec {
         chunk: None,
         whole: false,
         relative: None,
+        blocks: None,
     }
 }
 
@@ -151,6 +155,11 @@ impl TestState {
                 state.write(&pool(), Kernels::for_isa(Isa::best()).unwrap(), 0, &numbers, &numbers);
                 Self(LayerState::Encoded(state))
             }
+            Kind::Blocks(size, format) => {
+                let blocks = BlockChoice { heads: 2, head_dim: INDEX_DIM, size, top: 3, norm_eps: 1e-6 };
+                let state = IndexedState::with_blocks((&spec(None), &blocks), CONTEXT, format, 0).unwrap();
+                Self(LayerState::Indexed(state))
+            }
             Kind::Compressed(rate, chooses, format) => {
                 let state = CompressedState::new(&compressed(rate, chooses), CONTEXT, format, 0).unwrap();
                 Self(LayerState::Compressed(state))
@@ -193,6 +202,11 @@ impl TestState {
         if let LayerState::Indexed(state) = &mut self.0 {
             let key = |&token: &u32| (0..INDEX_DIM).map(move |channel| number(token, channel + 200));
             state.write_keys(first, &tokens.iter().flat_map(key).collect::<Vec<_>>());
+            let size = state.block_size().unwrap_or(usize::MAX);
+            for block in first / size..(first + tokens.len()) / size {
+                let key = state.keys((block + 1) * size)[block * size * INDEX_DIM..][..INDEX_DIM].to_vec();
+                state.write_block(block, &key);
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use moelten_loader::tensors::roles::{AttentionTensors, LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 
 use super::embedding::Embedding;
+use super::head_streams::head_streams;
 use super::layer_inputs::LayerInputWeights;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
@@ -34,7 +35,6 @@ use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::sparse::Indexer;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::norm::Norm;
-use crate::layers::streams::StreamWeights;
 
 /// Which tables stay in their files.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,21 +94,15 @@ impl Weights {
                 norm: tensors.vector(Role::LayerInputNorm)?,
             }),
         };
-        let final_norm = norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?;
+        let final_norm = match spec.has_final_norm() {
+            true => Some(norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?),
+            false => None,
+        };
         let encoder_norm = spec
             .encoder
             .map(|encoder| norm(tensors, encoder.final_norm, Role::EncoderNorm, Role::EncoderNormBias));
         let encoder_norm = encoder_norm.transpose()?;
-        let streams = match spec.streams {
-            None => None,
-            Some(streams) => Some(StreamWeights {
-                spec: streams,
-                d_model,
-                matrix: tensors.get(Role::HeadStreamMix),
-                base: tensors.vector(Role::HeadStreamBase)?,
-                scale: tensors.vector(Role::HeadStreamScale)?,
-            }),
-        };
+        let streams = spec.streams.map(|streams| head_streams(tensors, streams, d_model)).transpose()?;
         let ropes = builder.ropes;
         Ok(Self { layers, ropes, embedding, layer_inputs, encoder_norm, streams, final_norm, head })
     }
@@ -211,6 +205,11 @@ impl Builder<'_> {
                 let state = self.next_state();
                 OpWeights::Delta { delta: of_layer.delta(delta)?, state }
             }
+            Op::Ngram(ngram) => {
+                let state = self.states;
+                self.states += 1;
+                OpWeights::Ngram { ngram: Box::new(of_layer.ngram(ngram)?), state }
+            }
             Op::LayerInput(input) => OpWeights::LayerInput(of_layer.layer_input(*input)),
             Op::Mlp(mlp) => OpWeights::Mlp(of_layer.mlp((LayerTensor::Dense, LayerTensor::DenseBias), mlp)?),
             Op::Moe(moe) => {
@@ -219,7 +218,7 @@ impl Builder<'_> {
                 OpWeights::Moe { moe: of_layer.moe(number, moe)?, key: bank, next: None }
             }
         };
-        let streams = match self.streams {
+        let streams = match self.streams.filter(|_| !matches!(spec.op, Op::Ngram(_))) {
             None => None,
             Some(streams) => Some(of_layer.streams(streams, spec.place)?),
         };
@@ -294,6 +293,7 @@ impl OfLayer<'_> {
             q_norm: qk_norm(LayerTensor::QNorm)?,
             k_norm: if spec.source.is_own() { qk_norm(LayerTensor::KNorm)? } else { Vec::new() },
             v_norm: spec.value_norm.map_or_else(Vec::new, |_| vec![1.0; spec.value_dim]),
+            blocks: spec.blocks.map(|blocks| self.blocks(spec, blocks)).transpose()?,
             sinks: if spec.sinks { self.tensors.vector(self.role(LayerTensor::Sinks))? } else { Vec::new() },
             distances,
             rope,

@@ -53,6 +53,15 @@ impl Embedding {
         InFile::new(file, matrix).map(Self::InFile)
     }
 
+    /// A part of a table, left in its file.
+    ///
+    /// # Errors
+    /// As [`Self::in_file`].
+    pub fn part_in_file(tensors: &TensorStore, matrix: MatrixRef) -> io::Result<Self> {
+        let (file, _) = tensors.file(matrix.file).reader()?;
+        InFile::new(file, matrix).map(Self::InFile)
+    }
+
     /// Decodes the rows of `tokens` into `out`, `[tokens, d_model]`. The workers of `pool`, of which this
     /// thread is one, park while rows are read; between two reads `stop` is asked whether to give up.
     ///

@@ -72,6 +72,7 @@ pub(super) fn compressed_layers(
             chunk: None,
             whole: false,
             relative: None,
+            blocks: None,
         },
         query_rank,
         norm_eps: eps,
@@ -203,7 +204,13 @@ pub(super) fn streams(raw: &RawConfig, eps: f32) -> Result<Option<StreamsSpec>> 
     if count == 1 {
         return Ok(None);
     }
-    let iterations = raw.count(&raw.stream_iterations, 1, 1000)?;
-    let mix = StreamMix::Sinkhorn { iterations, eps: raw.positive(&raw.stream_eps)?, norm_eps: eps };
+    let mix = match raw.stream_rank.value {
+        Some(_) => StreamMix::Gated { rank: raw.count(&raw.stream_rank, 1, MAX_WIDTH)?, norm_eps: eps },
+        None => StreamMix::Sinkhorn {
+            iterations: raw.count(&raw.stream_iterations, 1, 1000)?,
+            eps: raw.positive(&raw.stream_eps)?,
+            norm_eps: eps,
+        },
+    };
     Ok(Some(StreamsSpec { count, mix }))
 }

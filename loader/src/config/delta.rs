@@ -3,7 +3,7 @@
 
 use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS};
-use crate::error::{Fault, Result};
+use crate::error::{Fault, LoadError, Result};
 use crate::families::DeltaKind;
 use crate::spec::{DeltaLayout, DeltaOrder, DeltaSpec};
 
@@ -12,10 +12,11 @@ const MAX_KERNEL: u64 = 64;
 /// Of each run of this many layers, the last one has attention, unless the file says otherwise.
 const ATTENTION_EVERY: usize = 4;
 
-/// The delta net of each layer, or none where it has attention. `eps` is that of the other norms.
+/// The delta net of each layer, or none where it has attention. `eps` is that of the other norms; the
+/// family's kind comes with what the gates of its GGUF files are.
 pub(super) fn delta_layers(
     raw: &RawConfig,
-    kind: DeltaKind,
+    (kind, sigmoid_gate): (DeltaKind, bool),
     container: Container,
     layers: usize,
     eps: f32,
@@ -59,8 +60,25 @@ pub(super) fn delta_layers(
         layout,
         order,
         log_decay: container == Container::HfFolder,
+        sigmoid_gate: match container {
+            Container::Gguf => sigmoid_gate,
+            Container::HfFolder => sigmoid(raw)?,
+        },
     };
     Ok(recurrent.into_iter().map(|recurrent| recurrent.then_some(spec)).collect())
+}
+
+/// Whether a folder says that gates are sigmoids.
+fn sigmoid(raw: &RawConfig) -> Result<bool> {
+    match raw.delta_gate.value.as_deref() {
+        None | Some("silu" | "swish") => Ok(false),
+        Some("sigmoid") => Ok(true),
+        Some(other) => Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = \"{}\"", raw.delta_gate.name, other.escape_default()),
+            hint: "supported are silu and sigmoid".into(),
+        }),
+    }
 }
 
 /// Which layers have no attention.

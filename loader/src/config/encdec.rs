@@ -213,6 +213,7 @@ impl Stacks<'_> {
             chunk: None,
             whole: encoder,
             relative,
+            blocks: None,
         })
     }
 

@@ -254,11 +254,45 @@ fields! {
     /// Output projections of groups of heads: width of what each gives.
     out_rank: u64 = hf["o_lora_rank"], gguf[Key("{arch}.attention.output_lora_rank")];
     /// Residual streams.
-    streams: u64 = hf["hc_mult"], gguf[Key("{arch}.hyper_connection.count")], default 1;
+    streams: u64 = hf["hc_mult", "hc_count"], gguf[Key("{arch}.hyper_connection.count")], default 1;
     /// Residual streams: iterations of their mix.
     stream_iterations: u64 = hf["hc_sinkhorn_iters"], gguf[Key("{arch}.hyper_connection.sinkhorn_iterations")];
     /// Residual streams: added to weights and sums of their mix.
     stream_eps: f64 = hf["hc_eps"], gguf[Key("{arch}.hyper_connection.epsilon")], default 1e-6;
+    /// Residual streams: width of the narrow projection of a gated mix; without one the mix is Sinkhorn's.
+    stream_rank: u64 = hf["hc_lowrank"], gguf[Key("{arch}.hyper_connection.low_rank")];
+    /// Numbers of runs of tokens: the layers that have them, from 1; from 0 in GGUF files.
+    ngram_layers: Vec<u64> = hf["ple_layer_ids"], gguf[Key("{arch}.ple.layers")];
+    /// Numbers of runs of tokens: the most tokens of a run.
+    ngram_tokens: u64 = hf["ngram_size"], gguf[Key("{arch}.ple.ngram_size")];
+    /// Numbers of runs of tokens: hashes of a run.
+    ngram_heads: u64 = hf["heads_per_ngram"], gguf[Key("{arch}.ple.heads_per_ngram")];
+    /// Numbers of runs of tokens: numbers of all rows that a token reads.
+    ngram_read: u64 = hf["ple_embed_dim"], gguf[];
+    /// Numbers of runs of tokens: taps of their convolution.
+    ngram_kernel: u64 = hf["ple_conv_kernel_size"], gguf[Key("{arch}.ple.conv_kernel")];
+    /// Numbers of runs of tokens: the token that stands before a text.
+    ngram_end: u64 = hf[], gguf[Key("{arch}.ple.eos_token_id")];
+    /// Numbers of runs of tokens: tensors that their table is in.
+    ngram_parts: u64 = hf["split_ngram_parts"], gguf[], default 1;
+    /// Numbers of runs of tokens: numbers of a row of their table.
+    ngram_width: u64 = hf[], gguf[Key("{arch}.embedding_length_per_layer_input")];
+    /// Numbers of runs of tokens: factors of their hash.
+    ngram_factors: Vec<u64> = hf[], gguf[Key("{arch}.ple.layer_multipliers")];
+    /// Numbers of runs of tokens: the first row of each head.
+    ngram_first: Vec<u64> = hf[], gguf[Key("{arch}.ple.head_offsets")];
+    /// Numbers of runs of tokens: rows of each head.
+    ngram_head_rows: Vec<u64> = hf[], gguf[Key("{arch}.ple.head_vocab_sizes")];
+    /// Choice of blocks of tokens: small query heads.
+    block_heads: u64 = hf["indexer_n_heads"], gguf[Key("{arch}.attention.indexer.head_count")];
+    /// Choice of blocks of tokens: width of a small head.
+    block_head_dim: u64 = hf["indexer_head_dim"], gguf[Key("{arch}.attention.indexer.key_length")];
+    /// Choice of blocks of tokens: the most tokens of the chosen blocks.
+    block_budget: u64 = hf["indexer_budget"], gguf[Key("{arch}.attention.indexer.top_k")];
+    /// Choice of blocks of tokens: tokens of a block.
+    block_size: u64 = hf["indexer_compress_ratio"], gguf[];
+    /// Delta nets: the function of their gates.
+    delta_gate: String = hf["output_gate_type"], gguf[];
     /// Leading layers that list the experts of a token by its id.
     listing_layers: u64 = hf["num_hash_layers"], gguf[Key("{arch}.hash_layer_count")];
 
@@ -270,6 +304,12 @@ fields! {
     index_top: u64 = hf["index_topk"], gguf[Key("{arch}.attention.indexer.top_k")];
     /// Choice of tokens: whether layers choose, or have the choice of the layer before.
     index_types: Vec<String> = hf["indexer_types"], gguf[];
+    /// The same for folders without that list, a letter for each layer, `F` or `S`.
+    index_letters: String = hf["index_topk_pattern"], gguf[];
+    /// The same for folders without either: of so many layers one chooses by itself.
+    index_every: u64 = hf["index_topk_freq"], gguf[], default 1;
+    /// Layers at the beginning that all choose by themselves, beside such a number.
+    index_first: u64 = hf["index_skip_topk_offset"], gguf[], default 2;
     /// Choice of tokens: which layers choose, where files list them.
     index_own: Vec<bool> = hf[], gguf[Key("{arch}.attention.indexer.types")];
     /// Short convolutions: tokens that they see.

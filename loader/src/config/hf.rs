@@ -2,6 +2,8 @@
 //! (`rope_theta`, `rope_scaling`), and `text_config`. Keys that are not understood are listed. It must not
 //! know what the values mean.
 
+mod values;
+
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -11,7 +13,7 @@ use crate::config::fields::{FIELDS, ROWS, RawConfig};
 use crate::config::ignored::HF_IGNORED;
 use crate::config::positions::PROPORTIONAL;
 use crate::error::{Fault, LoadError, Result};
-use crate::io::json;
+use values::{flag, kind, number, whole};
 
 /// The object in which models for several kinds of input keep the settings of the language model.
 const NESTED: &str = "text_config";
@@ -33,6 +35,8 @@ const FULL_ALSO: &str = "compress";
 const LOCAL_ALSO: &str = "main";
 /// Says whether queries grow with their position.
 const TUNING: &str = "attn_temperature_tuning";
+/// The tokens that end a text.
+const ENDS: &str = "eos_token_id";
 /// The object with settings of single layers.
 const BY_LAYER: &str = "per_layer_config";
 /// Layers that a list is made for; the lowering refuses more.
@@ -70,6 +74,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     }
     layer_config(&mut raw, &file)?;
     raw.temperature_on = tuning(path, &file)?;
+    raw.ngram_end = first_end(&file);
     raw.window_layers = window_layers(&raw);
     raw.moe_layers = moe_layers(&raw)?;
     // Configurations of the Qwen kind have the window off unless they say that it is on.
@@ -93,6 +98,12 @@ fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
         }),
         _ => Ok(()),
     }
+}
+
+/// The first token that ends a text.
+fn first_end(file: &ConfigFile<'_>) -> Field<u64> {
+    let (name, value) = file.get(ENDS);
+    Field::new(name, value.and_then(|value| whole(value).or_else(|| whole(value.as_array()?.first()?))))
 }
 
 /// Whether queries grow: true or false, or a number that is not 0.
@@ -488,41 +499,6 @@ impl FieldSource for ConfigFile<'_> {
     fn texts(&mut self, row: &FieldRow) -> Result<Field<Vec<String>>> {
         let text = |value: &Value| Some(value.as_str()?.to_owned());
         self.first(row, "a list of strings", |value| value.as_array()?.iter().map(text).collect())
-    }
-}
-
-/// A whole number of at least zero; some programs write it as `32.0`.
-fn whole(value: &Value) -> Option<u64> {
-    // 2^53: beyond it a float does not say which integer was meant.
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let float = || value.as_f64().filter(|x| x.fract() == 0.0 && (0.0..=EXACT).contains(x));
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and within 0..=2^53")]
-    value.as_u64().or_else(|| float().map(|x| x as u64))
-}
-
-/// Any number, also those that JSON has no form for; see [`crate::io::json::NOT_FINITE`].
-fn number(value: &Value) -> Option<f64> {
-    let name = || json::NOT_FINITE.iter().find(|(name, _)| value.as_str() == Some(name));
-    value.as_f64().or_else(|| name().map(|(_, number)| *number))
-}
-
-/// True or false, also as 1 or 0.
-fn flag(value: &Value) -> Option<bool> {
-    value.as_bool().or_else(|| match value.as_u64()? {
-        0 => Some(false),
-        1 => Some(true),
-        _ => None,
-    })
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

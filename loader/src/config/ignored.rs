@@ -43,6 +43,12 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "hidden_dropout",
     "hidden_dropout_prob",
     "initial_context_length",
+    // Numbers of runs of tokens: how their hash was made.
+    "make_ngram_vocab_size_divisible_by",
+    "ngram_vocab_size_base",
+    "seed",
+    "number_of_conv_states",
+    "indexer_kv_heads",
     "initializer_range",
     "input_jitter_noise",
     "layer_group_size",

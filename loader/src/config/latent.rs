@@ -2,7 +2,7 @@
 
 use crate::config::field::Field;
 use crate::config::fields::RawConfig;
-use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_WIDTH};
+use crate::config::limits::{Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_WIDTH};
 use crate::config::positions::{rope, temperature};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::Family;
@@ -23,13 +23,7 @@ pub(super) fn latent_layers(
 ) -> Result<Vec<LatentSpec>> {
     let heads = raw.per_layer(&raw.heads, layers, 1, MAX_HEADS)?;
     let folder = container == Container::HfFolder;
-    if folder && raw.qkv_bias.value == Some(true) {
-        return Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} = true with latent attention", raw.qkv_bias.name),
-            hint: "the projections of latent attention have no bias".into(),
-        });
-    }
+    refuse_biases(raw, folder)?;
     let (rope_dim, nope) = widths(raw, container)?;
     let rank = raw.count(&raw.kv_rank, 1, MAX_HEAD_DIM - 2)?;
     let head_dim = rank + rope_dim;
@@ -48,7 +42,10 @@ pub(super) fn latent_layers(
     let scale = narrow(width.sqrt().recip() * score_magnitude(raw, container, &mut rope.scaling)?);
     let query_rank = query_rank(raw)?;
     let temperature = temperature(raw, family, true)?;
-    let of_layer = |heads: usize| -> Result<LatentSpec> {
+    let own = if family.indexed.is_some() { choosing_layers(raw, layers)? } else { vec![true; layers] };
+    let of_layer = |(heads, own): (usize, bool)| -> Result<LatentSpec> {
+        let indexer = indexer(raw, family, query_rank, &rope)?;
+        let chosen_before = indexer.as_ref().map(|indexer| indexer.top).filter(|_| !own);
         Ok(LatentSpec {
             attention: AttentionSpec {
                 heads,
@@ -72,6 +69,7 @@ pub(super) fn latent_layers(
                 chunk: None,
                 whole: false,
                 relative: None,
+                blocks: None,
             },
             rank,
             nope,
@@ -79,10 +77,22 @@ pub(super) fn latent_layers(
             query_rank,
             norm_eps: if folder { INNER_EPS } else { eps },
             split: raw.kv_split.value.unwrap_or(false),
-            indexer: indexer(raw, family, query_rank, &rope)?,
+            indexer: indexer.filter(|_| own),
+            chosen_before,
         })
     };
-    heads.into_iter().map(of_layer).collect()
+    heads.into_iter().zip(own).map(of_layer).collect()
+}
+
+fn refuse_biases(raw: &RawConfig, folder: bool) -> Result<()> {
+    if folder && raw.qkv_bias.value == Some(true) {
+        return Err(LoadError::Unsupported {
+            path: raw.path.clone(),
+            feature: format!("{} = true with latent attention", raw.qkv_bias.name),
+            hint: "the projections of latent attention have no bias".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Width of the latent query; `None` where queries are projected at once.
@@ -90,6 +100,47 @@ fn query_rank(raw: &RawConfig) -> Result<Option<usize>> {
     match raw.query_rank.value {
         None | Some(0) => Ok(None),
         Some(_) => Ok(Some(raw.count(&raw.query_rank, 1, MAX_WIDTH)?)),
+    }
+}
+
+/// Whether tokens choose by themselves in each layer, or take the choice of the layer before.
+fn choosing_layers(raw: &RawConfig, layers: usize) -> Result<Vec<bool>> {
+    let (name, own) = if let Some(types) = &raw.index_types.value {
+        let mut own = Vec::with_capacity(layers);
+        for kind in types.iter().take(layers) {
+            own.push(match kind.as_str() {
+                "full" => true,
+                "shared" => false,
+                other => return Err(unknown_choice(raw, &raw.index_types.name, other)),
+            });
+        }
+        (&raw.index_types.name, own)
+    } else if let Some(own) = &raw.index_own.value {
+        (&raw.index_own.name, own.iter().copied().take(layers).collect())
+    } else if let Some(letters) = &raw.index_letters.value {
+        if let Some(other) = letters.chars().find(|letter| !"FS".contains(*letter)) {
+            return Err(unknown_choice(raw, &raw.index_letters.name, &other.to_string()));
+        }
+        (&raw.index_letters.name, letters.chars().take(layers).map(|letter| letter == 'F').collect())
+    } else {
+        let every = raw.count(&raw.index_every, 1, MAX_LAYERS)?;
+        let first = raw.count(&raw.index_first, 0, MAX_LAYERS)?;
+        let own = |layer: usize| (layer + 1).saturating_sub(first).is_multiple_of(every);
+        (&raw.index_every.name, (0..layers).map(own).collect::<Vec<_>>())
+    };
+    if own.len() == layers && own.first() == Some(&true) {
+        return Ok(own);
+    }
+    let found = format!("{} layers, the first of which does not choose", own.len());
+    let found = if own.len() == layers { found } else { format!("{} layers", own.len()) };
+    Err(raw.fault(name, Fault::Contradiction { found, other: format!("{layers} layers") }))
+}
+
+fn unknown_choice(raw: &RawConfig, name: &str, other: &str) -> LoadError {
+    LoadError::Unsupported {
+        path: raw.path.clone(),
+        feature: format!("{name} with \"{}\"", other.escape_default()),
+        hint: "layers choose by themselves (full) or as the layer before (shared)".into(),
     }
 }
 
@@ -103,21 +154,6 @@ fn indexer(
     let Some(pairing) = family.indexed else { return Ok(None) };
     if query_rank.is_none() {
         return Err(raw.missing(&raw.query_rank.name));
-    }
-    let types = raw.index_types.value.as_deref().unwrap_or_default();
-    if let Some(other) = types.iter().find(|kind| *kind != "full") {
-        return Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} with \"{}\"", raw.index_types.name, other.escape_default()),
-            hint: "layers that choose by themselves are supported".into(),
-        });
-    }
-    if raw.index_own.value.as_ref().is_some_and(|own| own.contains(&false)) {
-        return Err(LoadError::Unsupported {
-            path: raw.path.clone(),
-            feature: format!("{} with layers that do not choose", raw.index_own.name),
-            hint: "layers that choose by themselves are supported".into(),
-        });
     }
     let head_dim = raw.count(&raw.index_head_dim, 2, MAX_HEAD_DIM)?;
     if rope.dim > head_dim {

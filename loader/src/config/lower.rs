@@ -16,6 +16,7 @@ use crate::config::limits::{
     Container, MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, embed_scale, root,
     setting,
 };
+use crate::config::ngram::{add_ngrams, blocks};
 use crate::config::positions::{distances, layer_rope, roped_layers, temperature};
 use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::config::ssm::{Hybrid, LayerKind, hybrid};
@@ -86,10 +87,8 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         NormKind::LayerUnbiased => NormSpec::LayerUnbiased { eps },
     };
     let (norm, final_norm) = (with_eps(family.layer_eps.unwrap_or(eps)), with_eps(eps));
-    let convs = match family.short_conv {
-        true => conv_layers(raw, layer_count, d_model)?,
-        false => vec![None; layer_count],
-    };
+    let convs = family.short_conv.then(|| conv_layers(raw, layer_count, d_model)).transpose()?;
+    let convs = convs.unwrap_or_else(|| vec![None; layer_count]);
     let plain = family.short_conv.then(|| plain(raw, container)).transpose()?;
     let raw = plain.as_ref().unwrap_or(raw);
     let sizes = Sizes { layers: layer_count, d_model, eps };
@@ -108,11 +107,14 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         Some(hybrid) => hybrid_layers(hybrid, family, container, sizes)?,
     };
     let residual_scale = raw.positive(&raw.residual_scale)?;
-    let own = layer_input_width(raw)?.map(|width| LayerInputs { width, eps });
+    let own = layer_inputs(raw, eps)?;
     let with = Assembly { norm, scale: residual_scale, own };
     let layers = mixers.into_iter().zip(ffn).enumerate();
     let layers = layers.map(|(index, ops)| assembled(raw, family, sizes, &with, index, ops));
-    let layers = layers.collect::<Result<_>>()?;
+    let mut layers = layers.collect::<Result<Vec<LayerSpec>>>()?;
+    if family.streams {
+        add_ngrams(raw, container, eps, &mut layers)?;
+    }
     Ok(ModelSpec {
         name: raw.text(&raw.model_name)?,
         family: family.label,
@@ -120,7 +122,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         d_model,
         max_context: raw.count(&raw.max_context, 1, MAX_CONTEXT)?,
         embed_scale: embed_scale(raw, family, d_model)?,
-        streams: if family.compressed { streams(raw, eps)? } else { None },
+        streams: if family.streams { streams(raw, eps)? } else { None },
         layer_inputs: own,
         positions: None,
         encoder: None,
@@ -133,6 +135,14 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// What every layer gets of a token. GGUF files have the width of numbers of runs of tokens under its key.
+fn layer_inputs(raw: &RawConfig, eps: f32) -> Result<Option<LayerInputs>> {
+    if raw.ngram_layers.value.is_some() {
+        return Ok(None);
+    }
+    Ok(layer_input_width(raw)?.map(|width| LayerInputs { width, eps }))
 }
 
 /// What every layer is put together with.
@@ -185,10 +195,10 @@ fn with_sizes(raw: &RawConfig, sizes: FolderSizes) -> RawConfig {
 fn layer(family: &Family, norm: NormSpec, mixer: Option<Op>, ffn: Option<Op>, scale: f32) -> LayerSpec {
     let mut layer = LayerSpec::pre_norm(norm, mixer, ffn, scale);
     for branch in &mut layer.branches {
-        if family.norms == NormPlaces::After {
+        if matches!(family.norms, NormPlaces::After | NormPlaces::Nowhere) {
             branch.pre_norm = None;
         }
-        if family.norms != NormPlaces::Before {
+        if matches!(family.norms, NormPlaces::After | NormPlaces::Both) {
             branch.post_norm = Some(norm);
         }
         if family.parallel && branch.place == Place::Ffn {
@@ -276,9 +286,14 @@ fn mixers_of(raw: &RawConfig, family: &Family, container: Container, sizes: Size
         let both = latent.into_iter().zip(kda);
         return Ok(both.map(|(latent, kda)| kda.map_or(Op::Latent(latent), Op::Kda)).collect());
     }
-    let attention = attention_layers(raw, family, container, layers, d_model, eps)?;
+    let mut attention = attention_layers(raw, family, container, layers, d_model, eps)?;
+    if family.blocks {
+        for (layer, attention) in attention.iter_mut().enumerate() {
+            attention.blocks = blocks(raw, attention, layer, eps)?;
+        }
+    }
     let deltas = match family.delta {
-        Some(kind) => delta_layers(raw, kind, container, layers, eps)?,
+        Some(kind) => delta_layers(raw, (kind, family.sigmoid_gate), container, layers, eps)?,
         None => vec![None; layers],
     };
     if family.head_experts {
@@ -347,12 +362,8 @@ fn attention_layers(
             chunk: chunk(raw, family)?.filter(|_| roped),
             whole: false,
             relative: family.distances.then(|| distances(raw, false, layer)).transpose()?,
-            sinks: match family.sinks {
-                SinkLayers::None => false,
-                SinkLayers::All => true,
-                SinkLayers::Windowed if window.is_some() => raw.local_sinks.value.unwrap_or(true),
-                SinkLayers::Windowed => raw.full_sinks.get() == Some(&true),
-            },
+            blocks: None,
+            sinks: has_sinks(raw, family, window.is_some()),
             qk_norm: match family.qk_norm {
                 _ if !has_qk_norm(raw, family, container) => QkNorm::None,
                 QkNormKind::None => QkNorm::None,
@@ -371,6 +382,16 @@ fn attention_layers(
         });
     }
     Ok(specs)
+}
+
+/// Whether a layer's scores have sinks.
+fn has_sinks(raw: &RawConfig, family: &Family, window: bool) -> bool {
+    match family.sinks {
+        SinkLayers::None => false,
+        SinkLayers::All => true,
+        SinkLayers::Windowed if window => raw.local_sinks.value.unwrap_or(true),
+        SinkLayers::Windowed => raw.full_sinks.get() == Some(&true),
+    }
 }
 
 /// Whether queries and keys have norms.

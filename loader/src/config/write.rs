@@ -56,7 +56,7 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
         keys.u32(&FIELDS.head_experts_used, heads.router.select.max_experts());
     }
     if let Some(streams) = &spec.streams {
-        stream_keys(spec, streams, &mut keys);
+        stream_keys(spec, streams, &mut keys)?;
         let width = small(streams.count * spec.d_model);
         keys.out.push((STREAMS_KEY.replace("{arch}", arch), Value::U32(width)));
     }

@@ -5,7 +5,7 @@ use crate::config::write_keys::{Keys, unsupported};
 use crate::config::write_recurrent::told_by_heads;
 use crate::config::write_rope::{rope_keys, yarn_magnitude};
 use crate::container::gguf::{Array, Value};
-use crate::error::Result;
+use crate::error::{LoadError, Result};
 use crate::io::reader::narrow;
 use crate::spec::{
     CompressedSpec, CompressorSpec, IndexerSpec, LatentSpec, LayerSpec, ModelSpec, Op, RopeScaling, RopeSpec,
@@ -18,7 +18,11 @@ const CHOOSING_RATE: usize = 4;
 /// Latent attention with a matrix for keys and one for values: its cache is that of attention with one key
 /// head.
 pub(super) fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys) -> Result<()> {
-    if spec.layers.iter().filter_map(LayerSpec::latent).any(|other| other != latent) {
+    // Whose choice of tokens a layer takes may differ.
+    let without = |latent: &LatentSpec| LatentSpec { indexer: None, chosen_before: None, ..latent.clone() };
+    let same =
+        |other: &LatentSpec| without(other) == without(latent) && other.most_chosen() == latent.most_chosen();
+    if !spec.layers.iter().filter_map(LayerSpec::latent).all(same) {
         return Err(unsupported("layers with different latent attention"));
     }
     let (attention, whole) = (&latent.attention, latent.query_dim());
@@ -38,12 +42,14 @@ pub(super) fn latent_keys(spec: &ModelSpec, latent: &LatentSpec, keys: &mut Keys
     keys.u32(&FIELDS.value_dim, latent.rank);
     keys.u32(&FIELDS.latent_key_dim, whole);
     keys.u32(&FIELDS.latent_value_dim, latent.value_dim);
-    if let Some(IndexerSpec { heads, head_dim, top, .. }) = latent.indexer {
+    if let Some(IndexerSpec { heads, head_dim, top, .. }) = &latent.indexer {
+        let (heads, head_dim, top) = (*heads, *head_dim, *top);
         keys.u32(&FIELDS.index_heads, heads);
         keys.u32(&FIELDS.index_head_dim, head_dim);
         keys.u32(&FIELDS.index_top, top);
-        // Every layer chooses by itself.
-        keys.add(&FIELDS.index_own, Value::Array(Array::Bool(vec![true; spec.layers.len()])));
+        let latent_layers = spec.layers.iter().filter_map(LayerSpec::latent);
+        let own = latent_layers.map(|latent| latent.indexer.is_some()).collect();
+        keys.add(&FIELDS.index_own, Value::Array(Array::Bool(own)));
     }
     let Some(rope) = attention.rope.as_ref() else {
         keys.u32(&FIELDS.rope_dim, latent.rope_dim());
@@ -120,13 +126,20 @@ pub(super) fn compressed_keys(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
 }
 
 /// The keys of several residual streams.
-pub(super) fn stream_keys(spec: &ModelSpec, streams: &StreamsSpec, keys: &mut Keys) {
-    let StreamMix::Sinkhorn { iterations, eps, .. } = streams.mix;
+pub(super) fn stream_keys(spec: &ModelSpec, streams: &StreamsSpec, keys: &mut Keys) -> Result<()> {
+    let StreamMix::Sinkhorn { iterations, eps, .. } = streams.mix else {
+        return Err(LoadError::Unsupported {
+            path: "GGUF metadata".into(),
+            feature: "residual streams that are mixed by gates".into(),
+            hint: "such files are read, and not written from a folder".into(),
+        });
+    };
     keys.u32(&FIELDS.streams, streams.count);
     keys.u32(&FIELDS.stream_iterations, iterations);
     keys.f32(&FIELDS.stream_eps, eps);
     let listing = spec.layers.iter().filter_map(LayerSpec::moe).take_while(|moe| moe.router.listed).count();
     keys.u32(&FIELDS.listing_layers, listing);
+    Ok(())
 }
 
 /// Attention to compressed tokens of a layer, if it has one.

@@ -306,6 +306,7 @@ mod tests {
         layout: DeltaLayout::ByKeyHead,
         order: DeltaOrder::Grouped,
         log_decay: true,
+        sigmoid_gate: false,
     };
 
     #[test]

@@ -102,6 +102,8 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
     out.extend(tensors.integers().map(|(role, _)| integers(model, role)).collect::<Result<Vec<_>>>()?);
+    // Tables of many gigabytes are copied. Folders that have some cannot be written.
+    out.extend(tensors.table_tensors().map(Output::copy));
     let mut written = HashSet::new();
     let folder = matches!(model.source, Source::Hf { .. });
     let roles = tensors.dense().flat_map(|(role, matrix)| {

@@ -17,6 +17,7 @@ pub(super) const DEEPSEEK4: Family = Family {
     gguf_arch: "deepseek4",
     gguf_names: GGUF,
     compressed: true,
+    streams: true,
     router: RouterKind::Scored {
         scoring: Some(Scoring::SqrtSoftplus),
         bias: Setting::Fixed(true),

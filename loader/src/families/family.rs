@@ -31,6 +31,12 @@ pub struct Family {
     pub experts_out_bias: bool,
     /// Whether attention is to compressed tokens (DeepSeek-V4).
     pub compressed: bool,
+    /// Whether there are several residual streams, where the file says so.
+    pub streams: bool,
+    /// Whether attention is to chosen blocks of tokens (Qwen3.8).
+    pub blocks: bool,
+    /// Whether gates of delta nets are sigmoids in GGUF files.
+    pub sigmoid_gate: bool,
     /// Whether attention is latent (DeepSeek-V2).
     pub latent: bool,
     /// Where tokens choose what latent attention sees: which dimensions of their small queries and keys
@@ -258,6 +264,8 @@ pub enum NormPlaces {
     After,
     /// Of its input and of its output.
     Both,
+    /// There are none: the mix of residual streams has its own.
+    Nowhere,
 }
 
 /// In which layers query heads have a logit without a value.

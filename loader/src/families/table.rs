@@ -15,6 +15,7 @@ use super::family::{
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
 use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5};
+use super::qwen4exp::QWEN4EXP;
 use super::recent::{
     COHERE2MOE, DEEPSEEK32, DSMOE, GLAM, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
 };
@@ -187,6 +188,7 @@ pub const FAMILIES: &[Family] = &[
         shared: SharedKind::None,
         ..QWEN3NEXT
     },
+    QWEN4EXP,
     DEEPSEEK3,
     DEEPSEEK4,
     DEEPSEEK32,

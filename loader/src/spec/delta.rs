@@ -23,6 +23,8 @@ pub struct DeltaSpec {
     pub order: DeltaOrder,
     /// Whether the file has the logarithm of the rate of forgetting, and not the negative rate.
     pub log_decay: bool,
+    /// Whether gates are sigmoids, and not SiLU.
+    pub sigmoid_gate: bool,
 }
 
 /// How the projections of a gated delta net are arranged.

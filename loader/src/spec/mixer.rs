@@ -49,6 +49,26 @@ pub struct AttentionSpec {
     pub whole: bool,
     /// What the distance of two tokens adds to their score (T5).
     pub relative: Option<RelativeSpec>,
+    /// How a token chooses the blocks of tokens that it attends to; `None` where it attends to all.
+    pub blocks: Option<BlockChoice>,
+}
+
+/// How a token chooses blocks of tokens (Qwen3.8): each block has a small key, the norm of the mean of its
+/// tokens' small keys, rotated at its first position. A token scores complete blocks by the sum of
+/// `relu(q . k)` over small heads, and attends to the best of them and to all tokens behind the last complete
+/// block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockChoice {
+    /// Small query heads.
+    pub heads: usize,
+    /// Width of a small query and key. As many leading dimensions rotate as of other heads.
+    pub head_dim: usize,
+    /// Tokens of a block.
+    pub size: usize,
+    /// The most blocks that are chosen.
+    pub top: usize,
+    /// Added to the mean squares in the norms of small queries and keys.
+    pub norm_eps: f32,
 }
 
 /// Where keys and values of attention come from.
@@ -135,8 +155,11 @@ pub struct LatentSpec {
     pub norm_eps: f32,
     /// Whether the file has the matrices for keys and for values apart, those for keys transposed.
     pub split: bool,
-    /// How tokens choose what they attend to; `None` where they attend to all.
+    /// How tokens choose what they attend to; `None` where they attend to all, or choose before.
     pub indexer: Option<IndexerSpec>,
+    /// `Some(n)`: tokens attend to the at most `n` that they chose in the last layer before with an `indexer`
+    /// (GLM-5).
+    pub chosen_before: Option<usize>,
 }
 
 /// How a token chooses the tokens that it attends to (DeepSeek-V3.2): each has a small key, and scores it by
@@ -156,6 +179,11 @@ pub struct IndexerSpec {
 }
 
 impl LatentSpec {
+    /// The most tokens that a token attends to; `None` where it attends to all.
+    pub fn most_chosen(&self) -> Option<usize> {
+        self.indexer.as_ref().map(|indexer| indexer.top).or(self.chosen_before)
+    }
+
     /// Width of the rotated part of queries and keys.
     pub fn rope_dim(&self) -> usize {
         self.attention.head_dim - self.rank

@@ -25,10 +25,19 @@ pub enum StreamMix {
         /// Added to the mean square over all streams.
         norm_eps: f32,
     },
+    /// Each number of the streams under a norm has a gate, which a narrow projection of all of them gives;
+    /// what is read is their mean. What a branch gives is weighed for each stream (Qwen3.8).
+    Gated {
+        /// Width of the narrow projection.
+        rank: usize,
+        /// Added to the mean square of each stream.
+        norm_eps: f32,
+    },
 }
 
 impl StreamsSpec {
-    /// Numbers that the matrix of a branch gives: what is read, what is written, and from each to each.
+    /// Numbers that the matrix of a branch gives in Sinkhorn's way: what is read, what is written, and from
+    /// each to each.
     pub fn rows(&self) -> usize {
         (2 + self.count) * self.count
     }

@@ -3,15 +3,19 @@
 
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, CompressedSpec, ConvSpec, DeltaLayout, DeltaSpec, EncoderSpec,
-    HeadExpertsSpec, KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NormSpec, Op,
-    OutputGate, Part, Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec, StreamsSpec,
+    HeadExpertsSpec, KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NgramSpec,
+    NormSpec, Op, OutputGate, Part, Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
+    StreamMix, StreamsSpec,
 };
 use crate::tensors::roles::{AttentionTensors, LayerTensor, LayerTensor as T, Role};
 
 /// Every role outside expert banks that a spec needs, with its rows and columns; vectors are one row.
 pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let d = spec.d_model;
-    let mut out = vec![(Role::Embed, spec.vocab, d), (Role::FinalNorm, 1, d)];
+    let mut out = vec![(Role::Embed, spec.vocab, d)];
+    if spec.has_final_norm() {
+        out.push((Role::FinalNorm, 1, d));
+    }
     if matches!(spec.final_norm, NormSpec::Layer { .. }) {
         out.push((Role::FinalNormBias, 1, d));
     }
@@ -33,10 +37,8 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         out.push((Role::LayerInputProjection, all, d));
         out.push((Role::LayerInputNorm, 1, width));
     }
-    if let Some(StreamsSpec { count, .. }) = spec.streams {
-        out.push((Role::HeadStreamMix, count, count * d));
-        out.push((Role::HeadStreamBase, 1, count));
-        out.push((Role::HeadStreamScale, 1, 1));
+    if let Some(streams) = &spec.streams {
+        head_streams(streams, d, &mut out);
     }
     for (index, layer) in spec.layers.iter().enumerate() {
         if layer.sum_norm.is_some() {
@@ -48,14 +50,11 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         for branch in &layer.branches {
             let mut add = |tensor, rows, cols| out.push((Role::Layer(index, tensor), rows, cols));
             norms(branch, d, &mut add);
-            if let Some(relative) = branch.op.attention().and_then(|attention| attention.relative)
-                && relative.of_layer == index
-            {
-                let heads = branch.op.attention().map_or(0, |attention| attention.heads);
-                add(T::RelativeBias, relative.buckets, heads);
-            }
-            if let Some(streams) = &spec.streams {
-                stream_tensors(streams, branch.place, d, &mut add);
+            relative_bias(branch, index, &mut add);
+            match (&spec.streams, &branch.op) {
+                (Some(streams), Op::Ngram(ngram)) => ngram_tensors(ngram, streams.count, d, &mut add),
+                (Some(streams), _) => stream_tensors(streams, branch.place, d, &mut add),
+                (None, _) => {}
             }
             match &branch.op {
                 Op::Attention(attention) => attention_tensors(attention, d, &mut add),
@@ -70,6 +69,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
                 Op::Moe(moe) => moe_tensors(moe, d, &mut add),
+                Op::Ngram(_) => {}
                 Op::LayerInput(input) => {
                     add(T::LayerInputGate, input.width, d);
                     add(T::LayerInputUp, d, input.width);
@@ -80,8 +80,35 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     out
 }
 
+/// The mix of residual streams that the head reads.
+fn head_streams(streams: &StreamsSpec, d: usize, out: &mut Vec<(Role, usize, usize)>) {
+    let (count, width) = (streams.count, streams.count * d);
+    match streams.mix {
+        StreamMix::Sinkhorn { .. } => {
+            out.push((Role::HeadStreamMix, count, width));
+            out.push((Role::HeadStreamBase, 1, count));
+            out.push((Role::HeadStreamScale, 1, 1));
+        }
+        StreamMix::Gated { rank, .. } => {
+            out.push((Role::HeadStreamNorm, 1, width));
+            out.push((Role::HeadStreamDown, rank, width));
+            out.push((Role::HeadStreamUp, width, rank));
+        }
+    }
+}
+
 /// Takes a tensor of a layer with its rows and columns.
 type Add<'a> = &'a mut dyn FnMut(LayerTensor, usize, usize);
+
+/// What distances add to scores, in the layer whose tensor it is.
+fn relative_bias(branch: &BranchSpec, layer: usize, add: Add<'_>) {
+    if let Some(attention) = branch.op.attention()
+        && let Some(relative) = attention.relative
+        && relative.of_layer == layer
+    {
+        add(T::RelativeBias, relative.buckets, attention.heads);
+    }
+}
 
 /// The norms of a branch.
 fn norms(branch: &BranchSpec, d_model: usize, add: Add<'_>) {
@@ -118,6 +145,12 @@ fn attention_tensors(a: &AttentionSpec, d_model: usize, add: Add<'_>) {
         if a.source == KvSource::Projected {
             add(T::VBias, 1, a.kv_heads * a.value_dim);
         }
+    }
+    if let Some(blocks) = &a.blocks {
+        add(T::BlockQ, blocks.heads * blocks.head_dim, d_model);
+        add(T::BlockK, blocks.head_dim, d_model);
+        add(T::BlockQNorm, 1, blocks.head_dim);
+        add(T::BlockKNorm, 1, blocks.head_dim);
     }
     if a.out_bias {
         add(T::OBias, 1, d_model);
@@ -165,9 +198,57 @@ pub fn whole_numbers(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
 
 /// How a branch mixes residual streams.
 fn stream_tensors(streams: &StreamsSpec, place: Place, d_model: usize, add: Add<'_>) {
-    add(T::StreamMix(place), streams.rows(), streams.count * d_model);
-    add(T::StreamBase(place), 1, streams.rows());
-    add(T::StreamScale(place), 1, 3);
+    let width = streams.count * d_model;
+    match streams.mix {
+        StreamMix::Sinkhorn { .. } => {
+            add(T::StreamMix(place), streams.rows(), width);
+            add(T::StreamBase(place), 1, streams.rows());
+            add(T::StreamScale(place), 1, 3);
+        }
+        StreamMix::Gated { rank, .. } => {
+            add(T::StreamNorm(place), 1, width);
+            add(T::StreamDown(place), rank, width);
+            add(T::StreamUp(place), width, rank);
+            add(T::StreamInject(place), streams.count, width);
+        }
+    }
+}
+
+fn ngram_tensors(ngram: &NgramSpec, streams: usize, d_model: usize, add: Add<'_>) {
+    let width = streams * d_model;
+    add(T::NgramKey, width, ngram.read_width());
+    add(T::NgramValue, d_model, ngram.read_width());
+    for norm in [T::NgramKeyNorm, T::NgramQueryNorm, T::NgramConvNorm] {
+        add(norm, 1, width);
+    }
+    add(T::NgramConv, width, ngram.kernel);
+}
+
+/// The numbers of runs of tokens of a model, with their layer.
+fn ngrams(spec: &ModelSpec) -> impl Iterator<Item = (usize, &NgramSpec)> {
+    let branches = spec.layers.iter().enumerate();
+    branches.flat_map(|(index, layer)| {
+        layer.branches.iter().filter_map(move |branch| match &branch.op {
+            Op::Ngram(ngram) => Some((index, ngram)),
+            _ => None,
+        })
+    })
+}
+
+/// Every table whose rows are read one by one, with the number of tensors that it is in, and its columns.
+pub fn tables(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
+    ngrams(spec).map(|(layer, ngram)| (Role::Layer(layer, T::NgramTable), ngram.parts, ngram.width)).collect()
+}
+
+/// Every vector of large whole numbers, with its length.
+pub fn large_numbers(spec: &ModelSpec) -> Vec<(Role, usize)> {
+    let of = |(layer, ngram): (usize, &NgramSpec)| {
+        let heads = ngram.all_heads();
+        let all = [(T::NgramFactors, ngram.most_tokens), (T::NgramFirst, heads), (T::NgramRows, heads)];
+        let all = if ngram.hash.is_some() { Vec::new() } else { all.to_vec() };
+        all.into_iter().map(move |(tensor, length)| (Role::Layer(layer, tensor), length))
+    };
+    ngrams(spec).flat_map(of).collect()
 }
 
 fn compressed_tensors(c: &CompressedSpec, d_model: usize, add: Add<'_>) {

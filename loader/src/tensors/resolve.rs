@@ -82,6 +82,29 @@ impl<'a> Resolver<'a> {
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
+    /// A table of rows of `cols` numbers in so many tensors, with these tensors.
+    pub fn table(&mut self, role: Role, parts: usize, cols: usize) -> Result<Vec<(MatrixRef, TensorInfo)>> {
+        let (rule, _) = self.require(role)?;
+        let part = |part| {
+            let tensor = self.named(&rule.name(role, part))?;
+            let rows = tensor.shape.first().and_then(|&rows| usize::try_from(rows).ok()).unwrap_or(0);
+            self.check_shape(tensor, &shape(&[rows.max(1), cols]))?;
+            Ok((self.rows_of(tensor, 0, (rows, rows), cols, 0)?, tensor.clone()))
+        };
+        (0..parts).map(part).collect()
+    }
+
+    /// A vector of whole numbers of 64 bits.
+    pub fn large_numbers(&mut self, role: Role, length: usize) -> Result<TensorInfo> {
+        let (_, tensor) = self.require(role)?;
+        self.check_shape(tensor, &shape(&[length]))?;
+        if tensor.storage.name() == "I64" {
+            return Ok(tensor.clone());
+        }
+        let fault = Fault::WrongType { found: tensor.storage.name().to_owned(), expected: "I64" };
+        Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
+    }
+
     /// As [`Self::find`]; the error for a missing tensor shows the name that fits its neighbours in the file.
     fn require(&mut self, role: Role) -> Result<(&'static NameRule, &'a TensorInfo)> {
         if let Some(found) = self.find(role) {

@@ -37,6 +37,12 @@ pub enum Role {
     HeadStreamBase,
     /// Factor on that `[1]`.
     HeadStreamScale,
+    /// Norm of residual streams before the head `[streams * d_model]`.
+    HeadStreamNorm,
+    /// Narrow projection of them `[rank, streams * d_model]`.
+    HeadStreamDown,
+    /// Gates from that `[streams * d_model, rank]`.
+    HeadStreamUp,
     /// A tensor of one layer.
     Layer(usize, LayerTensor),
 }
@@ -83,6 +89,42 @@ pub enum LayerTensor {
     StreamBase(Place),
     /// Factors on that: of what is read, of what is written, of streams on streams `[3]`.
     StreamScale(Place),
+    /// Norm of the residual streams that a branch reads `[streams * d_model]`.
+    StreamNorm(Place),
+    /// Narrow projection of them `[rank, streams * d_model]`.
+    StreamDown(Place),
+    /// Gates from that `[streams * d_model, rank]`.
+    StreamUp(Place),
+    /// Weights of what the branch gives for each stream `[streams, streams * d_model]`.
+    StreamInject(Place),
+    /// Queries of choices of blocks `[heads * head_dim, d_model]`.
+    BlockQ,
+    /// Keys of choices of blocks `[head_dim, d_model]`.
+    BlockK,
+    /// Norm of these queries `[head_dim]`.
+    BlockQNorm,
+    /// Norm of these keys `[head_dim]`.
+    BlockKNorm,
+    /// Table of numbers of runs of tokens `[rows, width]`, perhaps in several tensors.
+    NgramTable,
+    /// Factors of tokens of their hash, whole numbers.
+    NgramFactors,
+    /// First rows of heads, whole numbers.
+    NgramFirst,
+    /// Rows of heads, whole numbers.
+    NgramRows,
+    /// Keys of streams `[streams * d_model, read]`.
+    NgramKey,
+    /// Values `[d_model, read]`.
+    NgramValue,
+    /// Norm of keys `[streams * d_model]`.
+    NgramKeyNorm,
+    /// Norm of queries `[streams * d_model]`.
+    NgramQueryNorm,
+    /// Norm of what is convolved `[streams * d_model]`.
+    NgramConvNorm,
+    /// Taps of the convolution `[streams * d_model, kernel]`.
+    NgramConv,
     /// Norm of the sum of parallel branches `[d_model]`.
     SumNorm,
     /// Factor on the residual stream at the end of the layer `[1]`.
@@ -294,10 +336,17 @@ pub enum LayerTensor {
 impl Role {
     /// Whether it is the weight of a norm.
     pub fn is_norm(self) -> bool {
-        use LayerTensor::{KNorm, PostNorm, PreNorm, QNorm};
+        use LayerTensor::{
+            BlockKNorm, BlockQNorm, KNorm, NgramConvNorm, NgramKeyNorm, NgramQueryNorm, PostNorm, PreNorm,
+            QNorm, StreamNorm,
+        };
         matches!(
             self,
-            Self::FinalNorm | Self::EncoderNorm | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm)
+            Self::FinalNorm
+                | Self::EncoderNorm
+                | Self::HeadStreamNorm
+                | Self::Layer(_, PreNorm(_) | PostNorm(_) | QNorm | KNorm | StreamNorm(_))
+                | Self::Layer(_, BlockQNorm | BlockKNorm | NgramKeyNorm | NgramQueryNorm | NgramConvNorm)
         )
     }
 }
@@ -332,6 +381,13 @@ impl LayerTensor {
             Self::SumNorm | Self::LayerScale | Self::RouterNorm | Self::ExpertScales => false,
             Self::QDown | Self::QUp | Self::KvDown | Self::KvUp | Self::KUp | Self::VUp => true,
             Self::QDownNorm | Self::KvDownNorm => false,
+            Self::StreamDown(_) | Self::StreamUp(_) | Self::StreamInject(_) | Self::BlockQ | Self::BlockK => {
+                true
+            }
+            Self::NgramKey | Self::NgramValue => true,
+            Self::StreamNorm(_) | Self::BlockQNorm | Self::BlockKNorm | Self::NgramTable => false,
+            Self::NgramFactors | Self::NgramFirst | Self::NgramRows | Self::NgramConv => false,
+            Self::NgramKeyNorm | Self::NgramQueryNorm | Self::NgramConvNorm => false,
             Self::StreamMix(_) | Self::OutDown | Self::CompressValue | Self::CompressGate => true,
             Self::IndexCompressValue | Self::IndexCompressGate => true,
             Self::StreamBase(_) | Self::StreamScale(_) | Self::CompressPlace | Self::CompressNorm => false,

@@ -114,6 +114,9 @@ pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::LayerInputTable, "per_layer_token_embd.weight"),
     top(Role::LayerInputProjection, "per_layer_model_proj.weight"),
     top(Role::LayerInputNorm, "per_layer_proj_norm.weight"),
+    top(Role::HeadStreamNorm, "output_hc_norm.weight"),
+    top(Role::HeadStreamDown, "output_hc_down.weight"),
+    top(Role::HeadStreamUp, "output_hc_up.weight"),
     top(Role::HeadStreamMix, "output_hc_fn.weight"),
     top(Role::HeadStreamBase, "output_hc_base.weight"),
     top(Role::HeadStreamScale, "output_hc_scale.weight"),
@@ -211,6 +214,28 @@ pub const GGUF_NAMES: &[NameRule] = &[
     layer(T::StreamMix(Ffn), "blk.{L}.hc_ffn_fn.weight"),
     layer(T::StreamBase(Ffn), "blk.{L}.hc_ffn_base.weight"),
     layer(T::StreamScale(Ffn), "blk.{L}.hc_ffn_scale.weight"),
+    layer(T::StreamNorm(Mixer), "blk.{L}.hc_attn_norm.weight"),
+    layer(T::StreamDown(Mixer), "blk.{L}.hc_attn_down.weight"),
+    layer(T::StreamUp(Mixer), "blk.{L}.hc_attn_up.weight"),
+    layer(T::StreamInject(Mixer), "blk.{L}.hc_attn_inject.weight"),
+    layer(T::StreamNorm(Ffn), "blk.{L}.hc_ffn_norm.weight"),
+    layer(T::StreamDown(Ffn), "blk.{L}.hc_ffn_down.weight"),
+    layer(T::StreamUp(Ffn), "blk.{L}.hc_ffn_up.weight"),
+    layer(T::StreamInject(Ffn), "blk.{L}.hc_ffn_inject.weight"),
+    layer(T::BlockQ, "blk.{L}.indexer.q_proj.weight"),
+    layer(T::BlockK, "blk.{L}.indexer.k_proj.weight"),
+    layer(T::BlockQNorm, "blk.{L}.indexer.q_norm.weight"),
+    layer(T::BlockKNorm, "blk.{L}.indexer.k_norm.weight"),
+    layer(T::NgramTable, "blk.{L}.ple_table.{E}.weight"),
+    layer(T::NgramFactors, "blk.{L}.ple_factors.weight"),
+    layer(T::NgramFirst, "blk.{L}.ple_offsets.weight"),
+    layer(T::NgramRows, "blk.{L}.ple_rows.weight"),
+    layer(T::NgramKey, "blk.{L}.ple_key.weight"),
+    layer(T::NgramValue, "blk.{L}.ple_value.weight"),
+    layer(T::NgramKeyNorm, "blk.{L}.ple_norm_key.weight"),
+    layer(T::NgramQueryNorm, "blk.{L}.ple_norm_query.weight"),
+    layer(T::NgramConvNorm, "blk.{L}.ple_norm_conv.weight"),
+    layer(T::NgramConv, "blk.{L}.ple_conv1d.weight"),
     layer(T::IndexQ, "blk.{L}.indexer.attn_q_b.weight"),
     layer(T::IndexK, "blk.{L}.indexer.attn_k.weight"),
     layer(T::IndexKNorm, "blk.{L}.indexer.k_norm.weight"),
@@ -551,50 +576,4 @@ impl fmt::Display for Role {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_hugging_face_role_has_a_gguf_name() {
-        for rule in HF_NAMES {
-            assert!(GGUF_NAMES.iter().any(|g| g.spells(rule.role)), "{:?}", rule.role);
-        }
-    }
-
-    #[test]
-    fn names_lead_back_to_roles() {
-        for rule in GGUF_NAMES {
-            let role = match rule.role {
-                Role::Layer(_, tensor) => Role::Layer(12, tensor),
-                top => top,
-            };
-            let found = gguf_roles(&rule.name(role, 34));
-            assert!(found.contains(&(role, rule.per_expert().then_some(34))), "{}: {found:?}", rule.pattern);
-            // Rows of a fused tensor belong to several roles, and a name may have one in each of two
-            // families.
-            let sharing = GGUF_NAMES.iter().filter(|other| other.pattern == rule.pattern).count();
-            assert_eq!(found.len(), sharing, "{}", rule.pattern);
-        }
-        for other in [
-            "",
-            "blk",
-            "blk.1.attn_q",
-            "blk.01.attn_q.weight",
-            "blk..attn_q.weight",
-            "blk.-1.attn_q.weight",
-            "blk.99999999999999999999.attn_q.weight",
-            "blk.1.attn_q.weight.x",
-            "output.weight ",
-        ] {
-            assert_eq!(gguf_roles(other), [], "{other}");
-        }
-    }
-
-    #[test]
-    fn patterns_fill_in_layer_and_expert() {
-        let role = Role::Layer(7, T::Experts(Up));
-        assert_eq!(gguf_name(role), "blk.7.ffn_up_exps.weight");
-        let old = GGUF_NAMES.iter().find(|r| r.spells(role) && r.per_expert()).unwrap();
-        assert_eq!(old.name(role, 3), "blk.7.ffn_up.3.weight");
-    }
-}
+mod tests;

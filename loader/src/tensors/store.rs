@@ -15,7 +15,7 @@ use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
 use crate::spec::{BankKey, BankKind, ModelSpec};
 use crate::tensors::bank::{ExpertBank, MatrixRef, RecordRef};
-use crate::tensors::needed::{needed, whole_numbers};
+use crate::tensors::needed::{large_numbers, needed, tables as needed_tables, whole_numbers};
 use crate::tensors::resolve::Resolver;
 use crate::tensors::roles::{IGNORED_SUFFIXES, Names, Role};
 
@@ -28,6 +28,10 @@ pub struct TensorStore {
     pub(crate) dense: BTreeMap<Role, MatrixRef>,
     /// Tensors of whole numbers.
     integers: BTreeMap<Role, TensorInfo>,
+    /// Tensors of whole numbers of 64 bits.
+    large: BTreeMap<Role, TensorInfo>,
+    /// Tables whose rows are read one by one.
+    tables: BTreeMap<Role, Vec<(MatrixRef, TensorInfo)>>,
     /// In the order of [`ModelSpec::banks`].
     banks: Vec<ExpertBank>,
     unused: Vec<String>,
@@ -77,6 +81,14 @@ impl TensorStore {
         for (role, rows, cols) in whole_numbers(spec) {
             integers.insert(role, resolver.integers(role, rows, cols)?);
         }
+        let mut large = BTreeMap::new();
+        for (role, length) in large_numbers(spec) {
+            large.insert(role, resolver.large_numbers(role, length)?);
+        }
+        let mut tables = BTreeMap::new();
+        for (role, parts, cols) in needed_tables(spec) {
+            tables.insert(role, resolver.table(role, parts, cols)?);
+        }
         let mut banks = Vec::new();
         for (key, bank) in spec.banks() {
             // Records hold the first bank of feed-forward blocks of a layer.
@@ -112,7 +124,7 @@ impl TensorStore {
             let path = files.first().map_or_else(Default::default, |file| file.path().to_owned());
             files.push(FileBytes::made(&path, Arc::new(arranged), catalog.files().to_vec()));
         }
-        Ok(Self { catalog, files, dense, integers, banks, unused, centred_norms: false })
+        Ok(Self { catalog, files, dense, integers, large, tables, banks, unused, centred_norms: false })
     }
 
     /// The same tensors, of a folder whose norms are stored less 1.
@@ -249,9 +261,47 @@ impl TensorStore {
         Ok(out)
     }
 
-    /// The tensors of whole numbers, by role.
+    /// The tensors of whole numbers of 32 bits, by role.
     pub fn integers(&self) -> impl Iterator<Item = (Role, &TensorInfo)> + '_ {
         self.integers.iter().map(|(&role, tensor)| (role, tensor))
+    }
+
+    /// Tensors of tables whose rows are read one by one.
+    pub(crate) fn table_tensors(&self) -> impl Iterator<Item = &TensorInfo> + '_ {
+        self.tables.values().flatten().map(|(_, tensor)| tensor)
+    }
+
+    /// The parts of a table, one below the other.
+    ///
+    /// # Panics
+    /// If the spec does not need this role.
+    pub fn table(&self, role: Role) -> impl Iterator<Item = MatrixRef> + '_ {
+        let parts = self.tables.get(&role).unwrap_or_else(|| panic!("the spec of this model has no {role}"));
+        parts.iter().map(|(matrix, _)| *matrix)
+    }
+
+    /// The values of a role that holds whole numbers of 64 bits.
+    ///
+    /// # Errors
+    /// [`Fault::OutOfRange`] for numbers below 0.
+    ///
+    /// # Panics
+    /// If the spec does not need this role.
+    pub fn large_numbers(&self, role: Role) -> Result<Vec<u64>> {
+        let tensor = self.large.get(&role).unwrap_or_else(|| panic!("the spec of this model has no {role}"));
+        let file = self.file(tensor.file);
+        let bytes = file.read_rows(tensor.offset, tensor.bytes);
+        let bytes = bytes.map_err(|error| LoadError::io(file.path(), "read numbers of", error))?;
+        let (values, _) = bytes.as_chunks();
+        let value = |&value: &[u8; 8]| {
+            let value = i64::from_le_bytes(value);
+            u64::try_from(value).map_err(|_| {
+                let fault =
+                    Fault::OutOfRange { found: value.to_string(), low: 0, high: i64::MAX.unsigned_abs() };
+                LoadError::malformed(file.path(), format!("tensor {}", tensor.name), fault)
+            })
+        };
+        values.iter().map(value).collect()
     }
 
     /// The values of a role that holds rows of whole numbers, each of them below `end` and once in its row.

@@ -7,6 +7,7 @@ mod bad_safetensors;
 mod bad_text;
 mod changed;
 mod chat;
+mod choices;
 mod common;
 mod control;
 mod deep_templates;

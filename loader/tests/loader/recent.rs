@@ -47,7 +47,7 @@ fn compressed(spec: &ModelSpec) -> Vec<&CompressedSpec> {
 fn a_released_deepseek_v4_says_how_each_layer_attends() {
     let spec = spec(&released());
     let streams = spec.streams.unwrap();
-    let StreamMix::Sinkhorn { iterations, .. } = streams.mix;
+    let StreamMix::Sinkhorn { iterations, .. } = streams.mix else { panic!("mixed by gates") };
     assert_eq!((streams.count, iterations), (4, 20));
     let layers = compressed(&spec);
     let kinds: Vec<_> = layers

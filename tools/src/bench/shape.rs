@@ -347,6 +347,7 @@ impl Shape {
                 chunk: None,
                 whole: false,
                 relative: None,
+                blocks: None,
             };
             LayerSpec::pre_norm(norm, Op::Attention(attention), Op::Moe(self.moe()), 1.0)
         };

@@ -222,6 +222,13 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
                 "    gated delta net {} key heads of {}, {} value heads of {}, convolution over {} tokens",
                 delta.key_heads, delta.key_dim, delta.value_heads, delta.value_dim, delta.conv_kernel
             ),
+            Op::Ngram(ngram) => writeln!(
+                out,
+                "    numbers of runs of up to {} tokens, {} rows of {} from a table for each token",
+                ngram.most_tokens,
+                ngram.all_heads(),
+                ngram.width
+            ),
             Op::LayerInput(input) => {
                 let activation = words::activation(input.activation);
                 writeln!(out, "    {} numbers of its own for each token, a gate with {activation}", input.width)

@@ -99,6 +99,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
             Op::Ssm(_) => "mamba-2",
             Op::Delta(_) => "gated delta net",
             Op::LayerInput(_) => "layer input",
+            Op::Ngram(_) => "n-gram embedding",
             Op::Mlp(_) => "dense",
             Op::Moe(_) => "experts",
         };

@@ -84,6 +84,9 @@ pub fn attention(a: &AttentionSpec) -> String {
     };
     also(&mut words, !biases.is_empty(), || biases.to_owned());
     also(&mut words, a.sinks, || "sinks".to_owned());
+    if let Some(blocks) = &a.blocks {
+        also(&mut words, true, || format!("at most {} blocks of {} tokens", blocks.top, blocks.size));
+    }
     if let Some(clip) = a.clip_qkv {
         also(&mut words, true, || format!("queries, keys and values within {clip}"));
     }

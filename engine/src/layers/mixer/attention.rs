@@ -11,6 +11,7 @@ use moelten_quant::DistanceBias;
 
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::mixer::attend::{Scoring, attend, warm};
+use crate::layers::mixer::blocks::Blocks;
 use crate::layers::mixer::contract::Mixer;
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -42,6 +43,8 @@ pub struct Attention {
     pub sinks: Vec<f32>,
     /// What distances add to scores, `[heads, 2 * reach + 1]`, the same in all layers that share it.
     pub distances: Option<Arc<[f32]>>,
+    /// How tokens choose the blocks that they attend to.
+    pub blocks: Option<Box<Blocks>>,
     /// Index of the rope among those of the model; `None` without positions.
     pub rope: Option<usize>,
 }
@@ -90,6 +93,10 @@ impl Mixer for Attention {
             compute.products(&[(gate, packed.for_matrix(&gate))], grouped);
             compute.ungroup(grouped, gate.rows(), None, out);
         }
+        if let Some(blocks) = &self.blocks {
+            let angles = self.rope.map(|index| &angles[index]);
+            blocks.project(compute, (angles, first), x, &mut s.sparse, products);
+        }
         if with_gate {
             take_apart(&mut s.gate[..2 * tokens * width], self.spec.head_dim, &mut s.q[..tokens * width]);
         }
@@ -126,6 +133,9 @@ impl Mixer for Attention {
         }
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, &self.spec, position, q);
+        if let (Some(blocks), LayerState::Indexed(state)) = (&self.blocks, &mut *state) {
+            return blocks.mix(compute, &self.spec, state, position, tokens, s);
+        }
         let reach = self.spec.relative.map_or(0, |relative| relative.reach);
         let bias = self.distances.as_deref().map(|values| DistanceBias { values, reach });
         let scoring = Scoring { spec: &self.spec, sinks: &self.sinks, bias };

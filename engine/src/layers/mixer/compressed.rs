@@ -12,7 +12,7 @@ use super::attend::{Scoring, attend};
 use super::compressor::Compressor;
 use super::contract::Mixer;
 use super::latent::per_head;
-use super::sparse::{Gathered, attend_chosen, choose};
+use super::sparse::{Choice, Gathered, attend_chosen, choose};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::{Angles, Rope};
@@ -172,7 +172,8 @@ impl Compressed {
         let visible = (position + 1) / rate;
         match &self.choice {
             Some(RowChooser { spec, .. }) if visible > spec.top => {
-                let shape = (spec.heads, spec.head_dim, spec.top);
+                let RowChoice { heads, head_dim, top } = *spec;
+                let shape = Choice { heads, head_dim, top };
                 choose(compute, shape, token, state.small_rows(visible), s);
             }
             _ => {

@@ -176,7 +176,10 @@ impl Mixer for Delta {
     ) -> &'s [f32] {
         finish(compute, &self.out, &mut s.delta, products, out, |mixed, gates| {
             rms_in_place(compute.kernels, mixed, &self.norm, self.spec.norm_eps);
-            mixed.iter_mut().zip(gates).for_each(|(x, &gate)| *x *= silu(gate));
+            let sigmoid = self.spec.sigmoid_gate;
+            mixed.iter_mut().zip(gates).for_each(|(x, &gate)| {
+                *x *= if sigmoid { 1.0 / (1.0 + (-gate).exp()) } else { silu(gate) };
+            });
         })
     }
 

@@ -12,11 +12,11 @@ use moelten_quant::GROUP_ROWS;
 
 use super::attend::{Scoring, attend, warm};
 use super::contract::Mixer;
-use super::sparse::Indexer;
+use super::sparse::{Indexer, attend_to_order};
 use crate::layers::linear::{Compute, Linear, Packed};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
-use crate::layers::scratch::{AttentionScratch, PASS, ProductScratch};
+use crate::layers::scratch::{AttentionScratch, PASS, ProductScratch, SparseScratch};
 use crate::state::LayerState;
 
 /// Numbers of queries that a pass computes at most, beside a single token's.
@@ -213,6 +213,33 @@ impl Latent {
     }
 }
 
+impl Latent {
+    /// The `top` positions that a token which sees `seen` attends to, into `s.order`: chosen here, or those
+    /// that it chose in a layer before, which the batch keeps.
+    fn chosen(
+        &self,
+        compute: Compute<'_>,
+        (state, seen): (&LayerState, usize),
+        token: usize,
+        top: usize,
+        s: &mut SparseScratch,
+    ) {
+        let kept = (s.first + token) * top;
+        match (&self.indexer, state) {
+            (Some(indexer), LayerState::Indexed(state)) => {
+                indexer.choose(compute, token, state.keys(seen), s);
+                if !s.kept.is_empty() {
+                    s.kept[kept..kept + top].copy_from_slice(&s.order);
+                }
+            }
+            _ => {
+                s.order.clear();
+                s.order.extend_from_slice(&s.kept[kept..kept + top]);
+            }
+        }
+    }
+}
+
 impl Mixer for Latent {
     fn project(
         &self,
@@ -238,6 +265,7 @@ impl Mixer for Latent {
             let gates = &mut s.gate[..tokens * gate.weight.rows];
             compute.linear(gate, &products.packed, gates, &mut products.grouped);
         }
+        s.sparse.first = first;
         if let Some(indexer) = &self.indexer {
             indexer.take_input(compute, &all[indexer.rope], first, x, &mut s.sparse, products);
         }
@@ -261,23 +289,25 @@ impl Mixer for Latent {
         state.write(compute.pool, compute.kernels, position, k, v);
         let (q, mixed) = (&mut s.q[wide.clone()], &mut s.mixed[wide]);
         warm(compute, spec, position, q);
-        let (Some(indexer), LayerState::Indexed(state)) = (&self.indexer, &mut *state) else {
+        let Some(top) = self.spec.most_chosen() else {
             attend(compute, Scoring::plain(spec), state.view(), position, q, &mut s.attend, mixed);
             return;
         };
-        let width = indexer.spec.head_dim;
-        state.write_keys(position, &s.sparse.keys[tokens.start * width..tokens.end * width]);
+        if let (Some(indexer), LayerState::Indexed(state)) = (&self.indexer, &mut *state) {
+            let width = indexer.spec.head_dim;
+            state.write_keys(position, &s.sparse.keys[tokens.start * width..tokens.end * width]);
+        }
         // The first tokens see no more than may be chosen.
-        let all = indexer.spec.top.saturating_sub(position).min(tokens.len());
+        let all = top.saturating_sub(position).min(tokens.len());
         let row = spec.heads * spec.head_dim;
         if all > 0 {
             let (q, mixed) = (&mut q[..all * row], &mut mixed[..all * row]);
-            attend(compute, Scoring::plain(spec), state.kv.view(), position, q, &mut s.attend, mixed);
+            attend(compute, Scoring::plain(spec), state.view(), position, q, &mut s.attend, mixed);
         }
         for t in all..tokens.len() {
-            indexer.choose(compute, tokens.start + t, state.keys(position + t + 1), &mut s.sparse);
+            self.chosen(compute, (state, position + t + 1), tokens.start + t, top, &mut s.sparse);
             let (q, mixed) = (&q[t * row..][..row], &mut mixed[t * row..][..row]);
-            indexer.attend(compute, spec, state.kv.view().layer, q, &mut s.sparse, mixed);
+            attend_to_order(compute, spec, state.view().layer, q, &mut s.sparse, mixed);
         }
     }
 

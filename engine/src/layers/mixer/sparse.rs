@@ -90,33 +90,42 @@ impl Indexer {
     /// head_dim]`: in `s.order`, ascending. Ties go to the earlier position.
     pub fn choose(&self, compute: Compute<'_>, token: usize, keys: &[f32], s: &mut SparseScratch) {
         let IndexerSpec { heads, head_dim, top, .. } = self.spec;
-        choose(compute, (heads, head_dim, top), token, keys, s);
-    }
-
-    /// Attention of one token to the chosen positions of `layer`; `q` and `out` are `[heads, head_dim]` of
-    /// attention.
-    pub fn attend(
-        &self,
-        compute: Compute<'_>,
-        spec: &AttentionSpec,
-        layer: &KvLayer,
-        q: &[f32],
-        s: &mut SparseScratch,
-        out: &mut [f32],
-    ) {
-        let SparseScratch { order, chosen_keys, chosen_values, running, .. } = s;
-        let (order, gathered) = (&*order, Gathered { keys: chosen_keys, values: chosen_values, running });
-        let read = |i: usize, key: &mut [f32], value: &mut [f32]| layer.read(order[i] as usize, key, value);
-        attend_chosen(compute, (spec, &[]), order.len(), &read, q, gathered, out);
+        choose(compute, Choice { heads, head_dim, top }, token, keys, s);
     }
 }
 
+/// Attention of one token to the positions of `layer` that are in `s.order`; `q` and `out` are `[heads,
+/// head_dim]` of attention.
+pub fn attend_to_order(
+    compute: Compute<'_>,
+    spec: &AttentionSpec,
+    layer: &KvLayer,
+    q: &[f32],
+    s: &mut SparseScratch,
+    out: &mut [f32],
+) {
+    let SparseScratch { order, chosen_keys, chosen_values, running, .. } = s;
+    let (order, gathered) = (&*order, Gathered { keys: chosen_keys, values: chosen_values, running });
+    let read = |i: usize, key: &mut [f32], value: &mut [f32]| layer.read(order[i] as usize, key, value);
+    attend_chosen(compute, (spec, &[]), order.len(), &read, q, gathered, out);
+}
+
+/// The shape of a choice of rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// Small query heads.
+    pub heads: usize,
+    /// Their width.
+    pub head_dim: usize,
+    /// The most rows that are chosen.
+    pub top: usize,
+}
+
 /// Chooses the best of the rows that `keys` are of, `[rows, head_dim]`, by the queries of token `token` of
-/// the pass: in `s.order`, ascending. The shape is heads, their width, and the most that are chosen. Ties go
-/// to the earlier row.
+/// the pass: in `s.order`, ascending.
 pub fn choose(
     compute: Compute<'_>,
-    (heads, head_dim, top): (usize, usize, usize),
+    Choice { heads, head_dim, top }: Choice,
     token: usize,
     keys: &[f32],
     s: &mut SparseScratch,
@@ -184,7 +193,7 @@ pub fn attend_chosen(
         }
     });
     let (keys, values) = (&*keys, &*values);
-    let running = &mut gathered.running[..spec.heads];
+    let running = &mut gathered.running[..q.len() / width];
     compute.pool.chunks_of_two((out, width), (running, 1), HEADS, |range, out, running| {
         let task = Attend {
             kv: KvHead::F32 { keys, values },

@@ -173,7 +173,12 @@ impl KvLayer {
 
     /// Key and value of the first head at a position, in single precision.
     pub fn read(&self, position: usize, key: &mut [f32], value: &mut [f32]) {
-        for (head, out) in [(0, key), (self.kv_heads, value)] {
+        self.read_head(0, position, key, value);
+    }
+
+    /// Key and value of a head at a position, in single precision.
+    pub fn read_head(&self, head: usize, position: usize, key: &mut [f32], value: &mut [f32]) {
+        for (head, out) in [(head, key), (self.kv_heads + head, value)] {
             let (first, stride) = self.place(head, position);
             match self.format {
                 KvFormat::F16 => {
@@ -251,6 +256,7 @@ mod tests {
             chunk: None,
             whole: false,
             relative: None,
+            blocks: None,
         };
         let pool = Pool::new(ThreadPlan::here(Some(2), Pin::Off).unwrap()).unwrap();
         let kernels = Kernels::for_isa(Isa::best()).unwrap();

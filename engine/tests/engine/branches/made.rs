@@ -162,6 +162,7 @@ impl Random {
             Role::Layer(_, T::RouterNorm) => (8.0, 4.0),
             Role::HeadStreamScale | Role::Layer(_, T::StreamScale(_)) => (1.0, 0.5),
             Role::HeadStreamBase => (0.0, 0.5),
+            Role::HeadStreamNorm => (1.0, 0.5),
             Role::FinalNorm
             | Role::LayerInputNorm
             | Role::Layer(
@@ -180,6 +181,9 @@ impl Random {
                 | T::KNorm
                 | T::QDownNorm
                 | T::CompressNorm
+                | T::StreamNorm(_)
+                | T::BlockQNorm
+                | T::BlockKNorm
                 | T::IndexCompressNorm
                 | T::KvDownNorm,
             ) => (1.0, 0.5),
@@ -253,6 +257,7 @@ pub fn attention(bias: bool) -> Op {
         chunk: None,
         whole: false,
         relative: None,
+        blocks: None,
     })
 }
 
@@ -270,6 +275,7 @@ pub fn delta(layout: DeltaLayout, order: DeltaOrder, log_decay: bool) -> Op {
         layout,
         order,
         log_decay,
+        sigmoid_gate: log_decay,
     })
 }
 
@@ -299,6 +305,7 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         chunk: None,
         whole: false,
         relative: None,
+        blocks: None,
     };
     Op::Latent(LatentSpec {
         attention,
@@ -309,6 +316,7 @@ pub fn latent(query_rank: Option<usize>, split: bool) -> Op {
         norm_eps: 1e-6,
         split,
         indexer: None,
+        chosen_before: None,
     })
 }
 

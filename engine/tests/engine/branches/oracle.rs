@@ -9,9 +9,9 @@ mod recurrences;
 mod streams;
 
 use moelten_loader::spec::{
-    AttentionSpec, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec, LayerInputSpec,
-    LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, QkNorm, Renormalise, RouterInput,
-    RouterSpec, Scoring, Second, Select, SharedExpert, Temperature,
+    AttentionSpec, BlockChoice, BranchSpec, ExpertGroups, IndexerSpec, Join, KvSource, LatentSpec,
+    LayerInputSpec, LayerInputs, LayerSpec, MlpSpec, MoeSpec, NormSpec, Op, OutputGate, QkNorm, Renormalise,
+    RouterInput, RouterSpec, Scoring, Second, Select, SharedExpert, Temperature,
 };
 use moelten_loader::tensors::roles::{LayerTensor as T, Role};
 
@@ -41,7 +41,10 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     let norm_bias = made.weights_if(matches!(spec.final_norm, NormSpec::Layer { .. }), Role::FinalNormBias);
     let head = made.weights(Role::Head);
     let token = |x: &Vec<f64>| {
-        let normed = norm(spec.final_norm, made.weights(Role::FinalNorm), norm_bias, x);
+        let normed = match spec.has_final_norm() {
+            true => norm(spec.final_norm, made.weights(Role::FinalNorm), norm_bias, x),
+            false => x.clone(),
+        };
         linear(head, bias, &normed)
     };
     let cap = |logit: f64| match spec.head.softcap.map(f64::from) {
@@ -140,6 +143,7 @@ impl<'a> Layer<'a> {
             Op::Cross(_) => unreachable!("models with an encoder have goldens"),
             Op::HeadExperts(spec) => self.head_experts(spec, &normed),
             Op::Compressed(spec) => self.compressed(spec, &normed),
+            Op::Ngram(_) => unreachable!("made models have no such tables"),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),
             Op::Delta(spec) => self.delta(spec, &normed),
@@ -260,9 +264,12 @@ impl<'a> Layer<'a> {
                     let score = |s| cap(dot(&query, &head(k, s, h / group)) * f64::from(spec.scale));
                     let sink = self.weights_if(spec.sinks, T::Sinks).map(|sinks| f64::from(sinks[h]));
                     let first = spec.chunk.map_or(0, |chunk| t / chunk * chunk);
-                    let weights = softmax(&(first..=t).map(score).chain(sink).collect::<Vec<_>>());
+                    let seen = spec
+                        .blocks
+                        .map_or((first..=t).collect(), |blocks| self.in_blocks(spec, blocks, x, t));
+                    let weights = softmax(&seen.iter().copied().map(score).chain(sink).collect::<Vec<_>>());
                     let mut out = vec![0.0; spec.value_dim];
-                    for (s, weight) in (first..=t).zip(weights) {
+                    for (s, weight) in seen.into_iter().zip(weights) {
                         let value = v[s][h / group * spec.value_dim..][..spec.value_dim].to_vec();
                         out.iter_mut().zip(value).for_each(|(out, v)| *out += weight * v);
                     }
@@ -287,6 +294,35 @@ impl<'a> Layer<'a> {
             linear(self.weights(T::O), bias, &mixed)
         };
         (0..x.len()).map(token).collect()
+    }
+
+    /// The tokens of the blocks that token `t` chooses, and those behind the last complete one.
+    fn in_blocks(self, spec: &AttentionSpec, blocks: BlockChoice, x: &Rows, t: usize) -> Vec<usize> {
+        let BlockChoice { head_dim, size, top, norm_eps, .. } = blocks;
+        let rms = NormSpec::Rms { eps: norm_eps };
+        let mut queries = linear(self.weights(T::BlockQ), None, &x[t]);
+        for head in queries.chunks_exact_mut(head_dim) {
+            head.copy_from_slice(&norm(rms, self.weights(T::BlockQNorm), None, head));
+            rotate(spec, t, head);
+        }
+        let score = |block: usize| {
+            let mut mean = vec![0.0; head_dim];
+            for x in &x[block * size..(block + 1) * size] {
+                let key = linear(self.weights(T::BlockK), None, x);
+                mean.iter_mut().zip(key).for_each(|(mean, key)| *mean += key / size as f64);
+            }
+            let mut key = norm(rms, self.weights(T::BlockKNorm), None, &mean);
+            rotate(spec, block * size, &mut key);
+            queries.chunks_exact(head_dim).map(|query| dot(query, &key).max(0.0)).sum::<f64>()
+        };
+        let complete = (t + 1) / size;
+        let scores: Vec<f64> = (0..complete).map(score).collect();
+        let mut order: Vec<usize> = (0..complete).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.truncate(top);
+        order.sort_unstable();
+        let chosen = order.into_iter().flat_map(|block| block * size..(block + 1) * size);
+        chosen.chain(complete * size..t + 1).collect()
     }
 
     /// The tokens that token `t` attends to.

@@ -2,9 +2,9 @@
 //! attention to compressed tokens.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BranchSpec, CompressedSpec, CompressorSpec, HeadExpertsSpec, Join, KvSource,
-    MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput, RouterSpec, RowChoice, Scoring, Second,
-    Select, SharedExpert, StreamMix, StreamsSpec,
+    Activation, AttentionSpec, BlockChoice, BranchSpec, CompressedSpec, CompressorSpec, HeadExpertsSpec,
+    Join, KvSource, MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput, RouterSpec, RowChoice,
+    Scoring, Second, Select, SharedExpert, StreamMix, StreamsSpec,
 };
 
 use super::made::{EXPERTS, attention, branch, layer, mlp, model, moe};
@@ -161,5 +161,24 @@ fn mixtures_of_attention_heads() {
             layer([branch(Mixer, heads(8, 2, 2, false, false)), branch(Ffn, dense(d_ff, true, false))]),
             layer([branch(Mixer, heads(3, 1, 3, true, false))]),
         ]
+    });
+}
+
+/// Gated residual streams, and attention to chosen blocks of tokens.
+#[test]
+fn gated_streams_and_blocks_of_tokens() {
+    check_spec_choices("gated-streams", |d_ff| {
+        let layers = [(3, 2), (4, 1)].map(|(size, top)| {
+            let Op::Attention(spec) = attention(false) else { unreachable!("it is attention") };
+            // Many heads: with few of them many scores are 0, and ties decide.
+            let blocks = Some(BlockChoice { heads: 16, head_dim: 16, size, top, norm_eps: 1e-5 });
+            let attention = AttentionSpec { blocks, ..spec };
+            let experts = moe(mlp(d_ff, true, false), SharedExpert::Plain(mlp(d_ff, true, false)));
+            let mut both = layer([branch(Mixer, Op::Attention(attention)), branch(Ffn, experts)]);
+            both.branches.iter_mut().for_each(|branch| branch.pre_norm = None);
+            both
+        });
+        let mix = StreamMix::Gated { rank: 32, norm_eps: 1e-5 };
+        ModelSpec { streams: Some(StreamsSpec { count: 4, mix }), ..model(layers.into()) }
     });
 }

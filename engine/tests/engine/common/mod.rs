@@ -47,7 +47,7 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 16] = [
+pub const NARROW: [&str; 18] = [
     "glam",
     "dsmoe",
     "deepseek3",
@@ -64,7 +64,12 @@ pub const NARROW: [&str; 16] = [
     "mimo2",
     "llama4",
     "deepseek32",
+    "qwen4exp",
+    "glm5shared",
 ];
+
+/// Families whose folders are not written as GGUF files.
+pub const NOT_WRITTEN: [&str; 1] = ["qwen4exp"];
 
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {

@@ -151,7 +151,8 @@ impl Layer<'_> {
                 let y: Vec<f64> = (0..spec.value_dim).map(|column| read(column) / root).collect();
                 let y = norm(NormSpec::Rms { eps: spec.norm_eps }, self.weights(T::DeltaNorm), None, &y);
                 let gate = &gates[head * spec.value_dim..][..spec.value_dim];
-                mixed.extend(y.iter().zip(gate).map(|(y, z)| y * z / (1.0 + (-z).exp())));
+                let gate = gate.iter().map(|z| if spec.sigmoid_gate { 1.0 } else { *z } / (1.0 + (-z).exp()));
+                mixed.extend(y.iter().zip(gate).map(|(y, gate)| y * gate));
             }
             project(T::DeltaOut, &mixed)
         };
