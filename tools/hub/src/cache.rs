@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::HubError;
 use crate::name::{RepoId, is_commit, is_revision};
@@ -112,7 +113,11 @@ impl Cache {
         }
         let up = "../".repeat(2 + file.path.matches('/').count());
         let target = PathBuf::from(format!("{up}blobs/{}", file.checksum));
-        point(&target, &path, &blob).map_err(HubError::io(&path))
+        match point(&target, &path, &blob) {
+            // Another download has just made the same link.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && same_file(&path, &blob) => Ok(()),
+            made => made.map_err(HubError::io(&path)),
+        }
     }
 
     /// Makes a revision point to a commit, at once or not at all.
@@ -126,7 +131,10 @@ impl Cache {
         let path = self.repo(repo).join("refs").join(revision);
         let folder = path.parent().unwrap_or(&self.root).to_owned();
         fs::create_dir_all(&folder).map_err(HubError::io(&folder))?;
-        let new = folder.join(format!(".{}.new", std::process::id()));
+        // Two downloads, also of one process, may end at the same time.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let nth = WRITES.fetch_add(1, Ordering::Relaxed);
+        let new = folder.join(format!(".{}-{nth}.new", std::process::id()));
         let write = || {
             let mut file = File::create(&new)?;
             file.write_all(commit.as_bytes())?;
