@@ -82,7 +82,7 @@ impl IndexedState {
         &memory.numbers::<f32>()[..count * self.width]
     }
 
-    /// The blocks that are complete with so many tokens.
+    /// How many blocks are complete with `len` tokens.
     fn complete(&self, len: usize) -> usize {
         self.blocks.as_ref().map_or(0, |(_, size)| len / size)
     }

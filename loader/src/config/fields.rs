@@ -306,7 +306,7 @@ fields! {
     index_types: Vec<String> = hf["indexer_types"], gguf[];
     /// The same for folders without that list, a letter for each layer, `F` or `S`.
     index_letters: String = hf["index_topk_pattern"], gguf[];
-    /// The same for folders without either: of so many layers one chooses by itself.
+    /// The same for folders without either: one of each this many layers chooses by itself.
     index_every: u64 = hf["index_topk_freq"], gguf[], default 1;
     /// Layers at the beginning that all choose by themselves, beside such a number.
     index_first: u64 = hf["index_skip_topk_offset"], gguf[], default 2;

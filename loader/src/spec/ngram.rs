@@ -5,7 +5,7 @@
 /// earlier tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NgramSpec {
-    /// Runs of 2 up to so many tokens are hashed.
+    /// The most tokens of a run that is hashed; the fewest are 2.
     pub most_tokens: usize,
     /// Hashes of a run, each with a part of the table of its own.
     pub heads: usize,

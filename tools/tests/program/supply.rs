@@ -161,7 +161,7 @@ fn the_bill_of_materials_lists_what_is_in_the_program() {
     }
 }
 
-/// Sums are signed only if they are true, and whoever has the public key finds every change.
+/// Sums are signed only if they are true, and the public key is enough to find every change.
 #[cfg(unix)]
 #[test]
 fn the_sums_of_a_release_are_signed() {
