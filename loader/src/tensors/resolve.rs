@@ -82,7 +82,7 @@ impl<'a> Resolver<'a> {
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
     }
 
-    /// A table of rows of `cols` numbers that lies in `parts` tensors, one below the other: each with its tensor.
+    /// A table of rows of `cols` numbers that lies in `parts` tensors, one below the other.
     pub fn table(&mut self, role: Role, parts: usize, cols: usize) -> Result<Vec<(MatrixRef, TensorInfo)>> {
         let (rule, _) = self.require(role)?;
         let part = |part| {
