@@ -123,7 +123,7 @@ impl<'a> Activations<'a> {
     }
 
     /// The words of all records, and how many of them one record has.
-    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(any(fuzzing, test))))]
     pub(crate) fn words(&self) -> (&'a [u32], usize) {
         (words(self.lines), self.kind.record_lines(self.all) * 16)
     }

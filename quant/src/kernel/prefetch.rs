@@ -28,7 +28,7 @@ pub(super) fn prefetch(from: *const u8, len: usize) {
 }
 
 /// As [`prefetch`], into the second-level cache.
-#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+#[cfg(all(target_arch = "aarch64", not(any(fuzzing, test))))]
 #[inline(always)]
 pub(super) fn prefetch_far(from: *const u8, len: usize) {
     for line in (0..len).step_by(64) {
@@ -41,7 +41,7 @@ pub(super) fn prefetch_far(from: *const u8, len: usize) {
 }
 
 /// As [`prefetch`], into the second-level cache.
-#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
+#[cfg(all(target_arch = "x86_64", not(any(fuzzing, test))))]
 #[inline(always)]
 pub(super) fn prefetch_far(from: *const u8, len: usize) {
     use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

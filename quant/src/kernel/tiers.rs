@@ -1,10 +1,10 @@
 //! The kernels of each tier. It must not know what a tier does.
 
-#[cfg(all(target_arch = "aarch64", not(fuzzing)))]
+#[cfg(all(target_arch = "aarch64", not(any(fuzzing, test))))]
 use super::arm::tables;
 use super::scalar::SCALAR;
 use super::table::Kernels;
-#[cfg(all(target_arch = "x86_64", not(fuzzing)))]
+#[cfg(all(target_arch = "x86_64", not(any(fuzzing, test))))]
 use super::x86::tables;
 use crate::isa::Isa;
 
@@ -14,9 +14,9 @@ impl Kernels {
         match isa {
             Isa::Scalar => Some(&SCALAR),
             _ if !isa.is_available() => None,
-            #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing)))]
+            #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(any(fuzzing, test))))]
             vectors => tables::of(vectors),
-            #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), fuzzing))]
+            #[cfg(any(not(any(target_arch = "x86_64", target_arch = "aarch64")), fuzzing, test))]
             _ => None,
         }
     }

@@ -17,4 +17,5 @@ mod peaks;
 mod products;
 mod reference;
 mod small;
+mod tiers;
 mod vectors;
