@@ -24,8 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(choices, event.choices().len());
     }
     let _tokens = Tokens::of(&trace, 1);
-    let outcomes = Replacement::ALL.map(|who| {
-        let replay = Replay::run(&trace, who, 0);
+    let outcomes = Replacement::ALL.map(|policy| {
+        let replay = Replay::run(&trace, policy, 0);
         let half = replay.with_slots(&spread(header, header.experts() / 2));
         (half.prefill.hits + half.decode.hits, half.prefill.uses + half.decode.uses)
     });
