@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use crate::drivers;
 use crate::error::GpuError;
 
 /// What an adapter is.
@@ -75,6 +76,9 @@ pub fn adapters() -> Vec<Adapter> {
 /// # Errors
 /// [`GpuError::NoSuch`].
 pub fn choose(choice: &Choice) -> Result<Option<Adapter>, GpuError> {
+    if *choice == Choice::Auto && !drivers::may_be_here() {
+        return Ok(None);
+    }
     let found = adapters();
     match choice {
         Choice::Auto => Ok(found.into_iter().find(|adapter| adapter.kind == AdapterKind::Discrete)),

@@ -9,6 +9,7 @@ mod adapter;
 mod block;
 mod close;
 mod device;
+mod drivers;
 mod error;
 mod exact;
 mod experts;
