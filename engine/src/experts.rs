@@ -18,6 +18,7 @@ pub mod room;
 mod schedules;
 pub mod slots;
 pub mod source;
+pub mod split;
 pub mod stats;
 pub mod store;
 mod streamed;

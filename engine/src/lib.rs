@@ -26,6 +26,7 @@ pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
 pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
+pub use experts::split::LayerTimes;
 pub use experts::stats::{Phase, PhaseStats, PrefetchStats, StoreStats};
 pub use experts::store::{DEPTH as READ_DEPTH, ExpertStore, Prefetch};
 pub use experts::tier::DeviceStats;

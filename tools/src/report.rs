@@ -7,6 +7,7 @@ pub mod divergence;
 pub mod earlier;
 pub mod forecast;
 pub mod gpu;
+pub mod gpu_work;
 pub mod inspection;
 pub mod layer_words;
 pub mod memory_words;

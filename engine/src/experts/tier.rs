@@ -11,6 +11,7 @@ use moelten_quant::Line;
 use super::device::{DeviceOffer, ExpertDevice, ExpertView};
 use super::head_share::HeadShare;
 use super::policy::{Policy, Ranking};
+use super::split::LayerTimes;
 
 /// Most uploads for one token in one layer.
 pub const MOST_UPLOADS: usize = 2;
@@ -72,6 +73,10 @@ pub struct DeviceStats {
     pub bytes: u64,
     /// Bytes of the rows of the head that it has.
     pub head_bytes: u64,
+    /// How many these are.
+    pub head_held: usize,
+    /// From a submission of all of them to their results.
+    pub head_time: Duration,
     /// Rows of the head that it computed of the last token.
     pub head_rows: usize,
     /// Tokens of which it computed rows of the head.
@@ -119,6 +124,11 @@ impl DeviceStats {
         ];
         counts.into_iter().for_each(|(count, before)| *count -= before);
         self
+    }
+
+    /// Bytes of everything that the device has.
+    pub fn all_bytes(&self) -> u64 {
+        self.bytes + self.head_bytes
     }
 
     /// `exact` or `close`.
@@ -196,6 +206,8 @@ impl DeviceTier {
             exact: offer.exact,
             bytes: offer.bytes,
             head_bytes: offer.head.map_or(0, |head| head.bytes),
+            head_held: offer.head.map_or(0, |head| head.rows),
+            head_time: offer.head.map_or(Duration::ZERO, |head| head.time),
             launch: offer.launch,
             upload: offer.upload,
             ..DeviceStats::default()
@@ -251,8 +263,8 @@ impl DeviceTier {
         let (bank, each) = &mut state.banks[bank];
         bank.request(ids, work);
         if !must && !always {
-            let most = host.map_or(0, |host| split(work.hits.len(), ids.len(), launch, *each, host));
-            work.hits.truncate(most);
+            let times = host.map(|host| LayerTimes::new(launch, *each, host));
+            work.hits.truncate(times.map_or(0, |times| times.best(ids.len(), work.hits.len())));
         }
         let held = work.hits.len() as u64;
         self.count(|stats| {
@@ -466,16 +478,6 @@ impl DeviceBank {
             }
         }
     }
-}
-
-/// How many of `hits` experts the device computes, of `all` of a token: those for which the slower of
-/// device and CPU is done first.
-fn split(hits: usize, all: usize, launch: Duration, each: Duration, host: f64) -> usize {
-    let time = |n: usize| {
-        let device = if n == 0 { 0.0 } else { launch.as_secs_f64() + n as f64 * each.as_secs_f64() };
-        device.max((all - n) as f64 * host)
-    };
-    (0..=hits).min_by(|&a, &b| time(a).total_cmp(&time(b))).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use moelten_engine::runtime::topology::Placement;
 use moelten_engine::{DeviceStats, Model};
 use serde_json::{Value, json};
 
-use super::gpu;
+use super::gpu_work::{self, Tiers};
 use super::progress::bytes;
 use crate::bench::beside::Rates;
 use crate::bench::measure::{Measured, Work};
@@ -38,19 +38,10 @@ struct DecodeFigures {
     share_of_ram: Rates,
     gb_per_s_with_kv: f64,
     share_of_ram_with_kv: Rates,
-    /// The limit set by RAM, disk and a GPU: the bytes of a token that the CPU reads at the speed of RAM,
-    /// those from the disk at its speed, or the time of the GPU's part, whichever is longest. `None` if the
-    /// speed of the disk is unknown and needed.
-    bound_tokens_per_s: Option<f64>,
-    /// Shares of the experts' bytes that were in VRAM, in RAM, and on disk. They are of one whole.
-    tiers: [f64; 3],
-}
-
-impl DecodeFigures {
-    fn tiers_json(&self) -> Value {
-        let [vram, ram, disk] = self.tiers;
-        json!({ "vram": vram, "ram": ram, "disk": disk })
-    }
+    /// What each place does of a token, and with it the hardware limit: the bytes of a token that the CPU reads
+    /// at the speed of RAM, those from the disk at its speed, or the time of a GPU's part, whichever is
+    /// longest.
+    tiers: Tiers,
 }
 
 impl BenchReport<'_> {
@@ -69,22 +60,23 @@ impl BenchReport<'_> {
             Err(_) => None,
         };
         let tokens = (self.work.decode * self.work.repeat) as f64;
-        let (gpu_seconds, gpu_bytes) = match &decode.gpu {
-            Some(stats) => (gpu::seconds(stats, tokens), stats.used_bytes as f64 / tokens),
-            None => (0.0, 0.0),
-        };
+        let (gpu_seconds, gpu_bytes) =
+            decode.gpu.as_ref().map_or((0.0, 0.0), |stats| gpu_work::of_token(stats, tokens));
         let by_cpu = (with_kv - gpu_bytes).max(0.0) / ram.median / 1e9;
         let phase = &decode.store.decode;
         let all = (phase.used_bytes as f64).max(1.0);
-        let (in_vram, on_disk) = (gpu_bytes * tokens / all, phase.missed_bytes as f64 / all);
+        let in_vram = decode.gpu.as_ref().map_or(0, |stats| stats.used_bytes) as f64 / all;
+        let on_disk = phase.missed_bytes as f64 / all;
         Some(DecodeFigures {
-            tiers: [in_vram, 1.0 - in_vram - on_disk, on_disk],
+            tiers: Tiers {
+                shares: [in_vram, 1.0 - in_vram - on_disk, on_disk],
+                seconds: [Some(gpu_seconds), Some(by_cpu), disk_seconds],
+            },
             gb_per_s: decode.bytes_per_token * rate,
             ram_gb_per_s: ram,
             share_of_ram: decode.ram.shares(decode.bytes_per_token / 1e9),
             gb_per_s_with_kv: with_kv * rate,
             share_of_ram_with_kv: decode.ram.shares(with_kv / 1e9),
-            bound_tokens_per_s: disk_seconds.map(|disk| 1.0 / disk.max(by_cpu).max(gpu_seconds)),
         })
     }
 
@@ -123,8 +115,9 @@ impl BenchReport<'_> {
                 "share_of_weights": decode.weights.as_ref().map(|weights| weights.shares(decode.bytes_per_token / 1e9).median),
                 "gb_per_s_with_kv": figures.gb_per_s_with_kv,
                 "share_of_ram_with_kv": figures.share_of_ram_with_kv.median,
-                "bound_tokens_per_s": figures.bound_tokens_per_s,
-                "tiers": decode.gpu.as_ref().map(|_| figures.tiers_json()),
+                "bound_tokens_per_s": figures.tiers.bound(),
+                "tiers": decode.gpu.as_ref().map(|_| figures.tiers.shares_json()),
+                "tier_bounds_tokens_per_s": decode.gpu.as_ref().map(|_| figures.tiers.bounds_json()),
                 "experts_used": decode.experts_used,
                 "experts": decode.experts,
             })
@@ -151,7 +144,7 @@ impl BenchReport<'_> {
                 "disk_problem": self.disk_gb_per_s.as_ref().err(),
             },
             "cache": self.cache_json(*disk_bytes),
-            "gpu": self.gpu().as_ref().map(gpu::json),
+            "gpu": self.gpu().as_ref().map(gpu_work::json),
             "memory": {
                 "peak_owned_bytes": self.peak_owned_bytes,
                 "budget_bytes": self.model.plan().budget,
@@ -197,12 +190,9 @@ impl BenchReport<'_> {
 
     /// Lines about a GPU and about the expert cache, if there are any.
     fn cache_lines(&self, lines: &mut Vec<String>) {
-        lines.extend(self.gpu().as_ref().map(gpu::words));
         let timed = self.measured.decode.as_ref().is_some_and(|decode| decode.gpu.is_some());
-        if let Some(DecodeFigures { tiers, .. }) = self.decode_figures().filter(|_| timed) {
-            let [vram, ram, disk] = tiers.map(|share| format!("{:.1} %", 100.0 * share));
-            lines.push(format!("         found in VRAM {vram}, in RAM {ram}, on disk {disk}"));
-        }
+        let tiers = self.decode_figures().filter(|_| timed).map(|figures| figures.tiers);
+        lines.extend(self.gpu().iter().flat_map(|stats| gpu_work::lines(stats, tiers.as_ref())));
         let Experts::Cached(cached) = &self.model.plan().experts else { return };
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         lines.push(format!(
@@ -292,7 +282,7 @@ impl BenchReport<'_> {
             }
             let [median, most] = decode.token_ms;
             lines.push(format!("         a token takes {median:.1} ms (median), 95 % at most {most:.1} ms"));
-            let bound = figures.bound_tokens_per_s.map_or_else(
+            let bound = figures.tiers.bound().map_or_else(
                 || "limit unknown: the disk was not measured".to_owned(),
                 |bound| {
                     let share = 100.0 * decode.rates.median / bound;

@@ -1,9 +1,7 @@
-//! GPUs in words and as JSON: those of the machine, and what one did for a model. It must not know how one
-//! is opened.
+//! The GPUs of the machine, in words and as JSON. It must not know what one does for a model.
 
 use std::time::Duration;
 
-use moelten_engine::DeviceStats;
 use moelten_quant::Kernels;
 use serde_json::{Value, json};
 
@@ -108,74 +106,9 @@ impl FoundGpu {
     }
 }
 
-fn micros(time: Duration) -> f64 {
+/// Microseconds.
+pub fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
-}
-
-/// What a GPU did for a model, for people.
-pub fn words(stats: &DeviceStats) -> String {
-    if let Some(reason) = &stats.dropped {
-        return format!("GPU {}: not used any more: {reason}", stats.name);
-    }
-    let share = 100.0 * stats.used as f64 / stats.asked.max(1) as f64;
-    let host = match stats.host.is_zero() {
-        true => String::new(),
-        false => format!(", on the CPU {:.0} us", micros(stats.host)),
-    };
-    format!(
-        "GPU {} ({}, {}): {} of {} slots in {} hold experts; computed {share:.1} % of the experts of decoded tokens, \
-         {:.1} of {:.1} in a layer, and {} rows of the head; {} copied to it, at {:.2} GB/s; {:.0} us a submission and {:.0} us an expert{host}",
-        stats.name,
-        stats.exactness(),
-        stats.arithmetic,
-        stats.held,
-        stats.slots,
-        bytes(stats.bytes),
-        of_layer(stats, stats.used),
-        of_layer(stats, stats.asked),
-        stats.head_rows,
-        stats.uploads,
-        stats.upload / 1e9,
-        micros(stats.launch),
-        micros(stats.each),
-    )
-}
-
-/// A count for each layer of a token.
-fn of_layer(stats: &DeviceStats, count: u64) -> f64 {
-    count as f64 / stats.layers.max(1) as f64
-}
-
-/// Seconds that the device takes for a token: its part of the bound.
-pub fn seconds(stats: &DeviceStats, tokens: f64) -> f64 {
-    let launches = if stats.used > 0 { stats.layers as f64 * stats.launch.as_secs_f64() } else { 0.0 };
-    (launches + stats.used as f64 * stats.each.as_secs_f64()) / tokens
-}
-
-/// What a GPU did for a model, for programs.
-pub fn json(stats: &DeviceStats) -> Value {
-    json!({
-        "name": stats.name,
-        "exactness": stats.exactness(),
-        "split": of_layer(stats, stats.used),
-        "visits": of_layer(stats, stats.asked),
-        "head_rows": stats.head_rows,
-        "head_bytes": stats.head_bytes,
-        "arithmetic": stats.arithmetic,
-        "bytes": stats.bytes,
-        "slots": stats.slots,
-        "held": stats.held,
-        "experts_computed": stats.used,
-        "experts_visited": stats.asked,
-        "bytes_computed": stats.used_bytes,
-        "uploads": stats.uploads,
-        "verified": stats.verified,
-        "launch_s": stats.launch.as_secs_f64(),
-        "expert_s": stats.each.as_secs_f64(),
-        "cpu_expert_s": (!stats.host.is_zero()).then_some(stats.host.as_secs_f64()),
-        "upload_gb_per_s": stats.upload / 1e9,
-        "dropped": stats.dropped,
-    })
 }
 
 #[cfg(test)]
@@ -211,20 +144,5 @@ mod tests {
         let broken = FoundGpu { about, trial: Err("it does not compute exactly".to_owned()) };
         assert!(broken.words().ends_with("not used: it does not compute exactly"));
         assert_eq!(broken.json()["exact"], Value::Null);
-    }
-
-    #[test]
-    fn a_lost_gpu_says_why() {
-        let mut stats =
-            DeviceStats { name: "card".to_owned(), used: 2, asked: 8, layers: 2, ..DeviceStats::default() };
-        stats.exact = true;
-        stats.launch = Duration::from_millis(2);
-        stats.each = Duration::from_millis(1);
-        let text = words(&stats);
-        assert!(text.contains("(exact, ") && text.contains("25.0 % of the experts"), "{text}");
-        assert!(text.contains("1.0 of 4.0 in a layer"), "{text}");
-        assert!((seconds(&stats, 2.0) - 0.003).abs() < 1e-12, "a layer and an expert for each of two tokens");
-        stats.dropped = Some("no answer for 10 seconds".to_owned());
-        assert_eq!(words(&stats), "GPU card: not used any more: no answer for 10 seconds");
     }
 }

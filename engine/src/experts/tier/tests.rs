@@ -92,17 +92,6 @@ fn one_trace_leaves_one_content() {
 }
 
 #[test]
-fn the_split_is_that_of_the_shortest_time() {
-    let micros = Duration::from_micros;
-    // The example of docs/gpu.md: 44 us an expert on the CPU, 18 on the device, 100 for a submission.
-    assert_eq!(split(8, 8, micros(100), micros(18), 44e-6), 4);
-    assert_eq!(split(8, 8, micros(50), micros(18), 44e-6), 5);
-    assert_eq!(split(2, 8, micros(100), micros(18), 44e-6), 2, "no more than are there");
-    assert_eq!(split(8, 8, micros(500), micros(18), 44e-6), 0, "too late for any");
-    assert_eq!(split(0, 8, micros(1), micros(1), 1.0), 0);
-}
-
-#[test]
 fn a_copy_is_not_computed_by_the_device_before_times_are_known() {
     let tier = tier(2, usize::MAX, false);
     for _ in 0..3 {
