@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use moelten_engine::EngineError;
 use moelten_engine::api::{Answer, Event, ExpertMap, GenerateParams, GenerateStats, StopReason};
@@ -24,7 +25,7 @@ use crate::chat::language::{Language, NoPrompt, Prompt};
 use crate::chat::sampling::SamplingArgs;
 use crate::exit::{self, CommandError};
 use crate::models::{ModelInspector, Places};
-use crate::open::{self, SessionArgs};
+use crate::open::{self, SessionArgs, TriedGpu};
 use crate::report::{forecast, memory_words, waiting};
 use crate::signals::Polling;
 
@@ -49,6 +50,38 @@ pub struct ChatBackend {
     sampling: SamplingArgs,
     /// The threads and the budget, which all models of the chat share.
     runtime: Arc<Runtime>,
+    gpu: Arc<GpuOfOthers>,
+}
+
+/// The GPU as models find it that replace the current one.
+#[derive(Default)]
+struct GpuOfOthers {
+    /// Tried when models are searched for the first time.
+    tried: OnceLock<Result<Option<Arc<TriedGpu>>, String>>,
+    /// Bytes of its memory that the current model has, and will give back.
+    held: AtomicU64,
+}
+
+impl GpuOfOthers {
+    fn held_by(&self, answerer: &Answerer) {
+        let stats = answerer.session.model().experts().device_stats();
+        // What a device has that was given up is not given back.
+        let held = stats.filter(|gpu| gpu.dropped.is_none()).map_or(0, |gpu| gpu.all_bytes());
+        self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// What it gives, without a device that stays open: the current model has one.
+    fn tried(&self, session: &SessionArgs) -> Result<Option<Arc<TriedGpu>>, String> {
+        let try_it = || {
+            let tried = session.compute().tried_gpu(self.held.load(Ordering::Relaxed));
+            let closed = |mut gpu: TriedGpu| {
+                gpu.close();
+                Arc::new(gpu)
+            };
+            tried.map(|gpu| gpu.map(closed)).map_err(|error| error.to_string())
+        };
+        self.tried.get_or_init(try_it).clone()
+    }
 }
 
 impl ChatBackend {
@@ -70,6 +103,8 @@ impl ChatBackend {
         let runtime = session.compute().runtime()?;
         let answerer = Answerer::of(headers, &session, &runtime, Some(tell), &Cancel::new())?;
         answerer.check(system)?;
+        let gpu = Arc::<GpuOfOthers>::default();
+        gpu.held_by(&answerer);
         Ok(Self {
             language: Arc::clone(answerer.language()),
             answerer: Some(answerer),
@@ -77,6 +112,7 @@ impl ChatBackend {
             session,
             sampling: sampling.clone(),
             runtime,
+            gpu,
         })
     }
 
@@ -123,14 +159,18 @@ impl ChatBackend {
 
     /// Searches for models to switch to.
     pub fn finder(&self) -> ModelSearch {
-        let (session, open) = (self.session.clone(), Arc::clone(&self.model));
+        let (session, open, gpu) = (self.session.clone(), Arc::clone(&self.model), Arc::clone(&self.gpu));
         let base = self.answerer().session.model().plan().base;
         Arc::new(move |each| {
             // The memory of the current model is free before another one is opened.
             let released = memory::owned_bytes().unwrap_or(0).saturating_sub(base);
             let open = open.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let (candidates, problems) = Places::here().and_beside(open.as_deref()).candidates();
-            let mut inspector = ModelInspector::new(&session, released);
+            let (candidates, mut problems) = Places::here().and_beside(open.as_deref()).candidates();
+            let tried = gpu.tried(&session).unwrap_or_else(|problem| {
+                problems.push(problem);
+                None
+            });
+            let mut inspector = ModelInspector::new(&session, released).with_tried(tried);
             let notes = problems.into_iter().map(SearchStep::Problem);
             let models = candidates.iter().map(|candidate| SearchStep::Model(inspector.look(candidate)));
             let _ = notes.chain(models).chain([SearchStep::Done]).try_for_each(each);
@@ -156,6 +196,7 @@ impl ChatBackend {
     }
 
     fn takes_over(&mut self, answerer: Answerer) {
+        self.gpu.held_by(&answerer);
         self.language = Arc::clone(answerer.language());
         self.answerer = Some(answerer);
     }

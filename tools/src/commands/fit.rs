@@ -99,7 +99,7 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     // The copy of the headers of a folder has a name that says nothing.
     let name = remote.as_ref().map_or(name, |remote| remote.name().to_owned());
     // Open until the end, so that the plan sees what its driver takes of the RAM.
-    let gpu = args.session.compute().tried_gpu()?;
+    let gpu = args.session.compute().tried_gpu(0)?;
     let vram = gpu.as_ref().map(|gpu| gpu.plan(&loaded.spec, &loaded.tensors));
     let extra = vram.as_ref().map_or(0, VramPlan::ram_bytes);
     let plan = match args.session.plan_after(&loaded, 0, extra) {

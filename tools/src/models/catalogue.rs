@@ -40,8 +40,15 @@ pub struct KnownModel {
     pub params: (u64, u64),
     /// Routed experts of a layer, and how many of them a token chooses.
     pub experts: (u64, u64),
+    /// Layers with routed experts; most models have about 48.
+    #[serde(default = "usual_layers")]
+    pub layers: u64,
     /// One sentence.
     pub good_for: String,
+}
+
+fn usual_layers() -> u64 {
+    48
 }
 
 impl KnownModel {
@@ -102,6 +109,7 @@ mod tests {
             assert!(reads_gguf(&model.arch), "{}: {} is not supported", model.name, model.arch);
             let (experts, chosen) = model.experts;
             assert!(0 < chosen && chosen < experts, "{}", model.name);
+            assert!((16..=94).contains(&model.layers), "{}: {} layers", model.name, model.layers);
             let (params, active) = model.params;
             assert!(0 < active && active < params, "{}", model.name);
             // Between two and six bits in the mean: the sizes of four-bit files.
@@ -125,6 +133,9 @@ mod tests {
     #[test]
     fn mistakes_are_told() {
         assert!(parse("[[model]]\nname = 1").is_err());
+        let first = OWN.split("[[model]]").nth(1).expect("a model").replace("layers = 16\n", "");
+        let short = parse(&format!("[[model]]{first}")).expect("layers may be left out");
+        assert_eq!(short[0].layers, usual_layers());
         let unknown = format!("{}\ncolour = \"red\"\n", OWN.trim_end());
         assert!(parse(&unknown).expect_err("an unknown field").to_string().contains("colour"));
     }

@@ -2,6 +2,7 @@
 //! shown.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use moelten_engine::EngineError;
@@ -29,7 +30,7 @@ pub struct ModelInspector<'a> {
     /// Bytes that this process will have freed before another model is opened.
     released: u64,
     speeds: Option<Speeds>,
-    gpu: Option<TriedGpu>,
+    gpu: Option<Arc<TriedGpu>>,
 }
 
 impl<'a> ModelInspector<'a> {
@@ -43,8 +44,14 @@ impl<'a> ModelInspector<'a> {
     /// # Errors
     /// A name that no GPU has.
     pub fn with_gpu(mut self) -> anyhow::Result<Self> {
-        self.gpu = self.session.compute().tried_gpu()?;
+        self.gpu = self.session.compute().tried_gpu(0)?.map(Arc::new);
         Ok(self)
+    }
+
+    /// Counts a GPU that was tried before.
+    pub fn with_tried(mut self, gpu: Option<Arc<TriedGpu>>) -> Self {
+        self.gpu = gpu;
+        self
     }
 
     /// Inspects a model. Never fails: an unreadable model is a verdict too.

@@ -12,9 +12,10 @@ use moelten_tui::figures;
 
 use super::catalogue::KnownModel;
 use crate::bench::limits;
-use crate::open::{SessionArgs, builtin};
+use crate::open::{SessionArgs, TriedGpu, builtin};
 use crate::report::earlier;
-use crate::report::forecast::{Earlier, Forecast, Likely, Speeds};
+use crate::report::forecast::{Earlier, Forecast, Likely, Outline, Speeds};
+use crate::report::vram::VramFigures;
 
 /// Time to measure the disk, and the largest buffer to measure RAM.
 const PROBE: Duration = Duration::from_millis(500);
@@ -46,6 +47,8 @@ pub struct Suggestion {
     pub fit: Fit,
     /// Tokens per second once warm.
     pub speed: Option<Likely>,
+    /// Share of its experts that a GPU would hold; `None` without one.
+    pub in_vram: Option<f64>,
     /// Whether it was downloaded.
     pub here: bool,
 }
@@ -74,6 +77,8 @@ struct Machine {
     /// Free bytes of the disk of downloads, if known.
     disk: Option<u64>,
     speeds: Speeds,
+    /// The GPU that the options name.
+    gpu: Option<VramFigures>,
     /// What models measured that ran here.
     earlier: Earlier,
 }
@@ -132,6 +137,9 @@ fn sorted(mut all: Vec<Suggestion>) -> Vec<Suggestion> {
 impl Machine {
     fn measure(session: &SessionArgs, hub: &Hub) -> anyhow::Result<Self> {
         let compute = session.compute();
+        // Open until the budget is known, which then counts what the driver takes.
+        let tried = compute.tried_gpu(0)?;
+        let gpu = tried.as_ref().and_then(TriedGpu::figures);
         // Its plan has the budget of every model.
         let budget = session.plan(&builtin::load()?)?.budget;
         let threads = ThreadPlan::here(compute.threads.map(usize::from), compute.pin.into())?;
@@ -143,31 +151,46 @@ impl Machine {
         let ram_gb_per_s = limits::ram_before(threads, PROBE_BYTES.min(budget / 2))?;
         let speeds = Speeds { ram_gb_per_s, disk_gb_per_s, pattern };
         let earlier = earlier::any_model(compute);
-        Ok(Self { budget, disk: hub.free_bytes(), speeds, earlier })
+        Ok(Self { budget, disk: hub.free_bytes(), speeds, gpu, earlier })
     }
 
     fn judge(&self, model: KnownModel, here: bool) -> Suggestion {
-        let for_experts = self.budget.saturating_sub(model.shared_bytes + BESIDE);
-        let share = (for_experts as f64 / model.expert_bytes().max(1) as f64).min(1.0);
-        let room = self.disk.filter(|&free| !here && free < model.bytes);
-        let fit = if let Some(free) = room {
-            let (need, free) = (figures::bytes(model.bytes), figures::bytes(free));
-            Fit::No(format!("the download of {need} does not fit on the disk, {free} are free"))
-        } else if share >= 1.0 {
-            Fit::Ram
-        } else if share >= LEAST_SHARE {
-            Fit::Stream(share)
-        } else {
-            let least = model.shared_bytes + BESIDE + (LEAST_SHARE * model.expert_bytes() as f64) as u64;
-            Fit::No(format!("needs about {} of memory", figures::bytes(least)))
-        };
+        let experts = model.expert_bytes();
+        let gpu = self.gpu.map(|gpu| VramFigures { bytes: gpu.bytes.min(experts), ..gpu });
+        let of_ram = gpu.filter(|gpu| gpu.shares_ram).map_or(0, |gpu| gpu.bytes);
+        let for_experts = self.budget.saturating_sub(model.shared_bytes + BESIDE + of_ram);
+        let share = |bytes: u64| (bytes as f64 / experts.max(1) as f64).min(1.0);
+        let (in_ram, in_vram) = (share(for_experts), gpu.map(|gpu| share(gpu.bytes)));
+        let fit = self.fit(&model, here, for_experts, in_vram.unwrap_or(0.0));
         let routed = model.routed_bytes();
-        let dense = model.token_bytes.saturating_sub(routed);
-        let speed = match fit {
-            Fit::No(_) => None,
-            _ => Forecast::by_figures(dense, routed, share, &self.speeds, &self.earlier).warm,
+        let outline = Outline {
+            dense: model.token_bytes.saturating_sub(routed),
+            routed,
+            visits: (model.layers, model.experts.1),
+            in_ram,
+            in_vram: in_vram.unwrap_or(0.0),
         };
-        Suggestion { model, fit, speed, here }
+        let forecast = || Forecast::by_figures(&outline, gpu.as_ref(), &self.speeds, &self.earlier).warm;
+        let speed = if matches!(fit, Fit::No(_)) { None } else { forecast() };
+        Suggestion { model, fit, speed, in_vram, here }
+    }
+
+    /// Whether a model runs with `for_experts` bytes of RAM for experts, of which a GPU holds a share too.
+    fn fit(&self, model: &KnownModel, here: bool, for_experts: u64, in_vram: f64) -> Fit {
+        let in_ram = for_experts as f64 / model.expert_bytes().max(1) as f64;
+        if let Some(free) = self.disk.filter(|&free| !here && free < model.bytes) {
+            let (need, free) = (figures::bytes(model.bytes), figures::bytes(free));
+            return Fit::No(format!("the download of {need} does not fit on the disk, {free} are free"));
+        }
+        if in_ram >= 1.0 {
+            return Fit::Ram;
+        }
+        // Both together hold each expert once. Those of a token need slots in RAM even so.
+        if in_ram + in_vram >= LEAST_SHARE && for_experts >= model.routed_bytes() / model.layers.max(1) {
+            return Fit::Stream(in_ram);
+        }
+        let least = model.shared_bytes + BESIDE + (LEAST_SHARE * model.expert_bytes() as f64) as u64;
+        Fit::No(format!("needs about {} of memory", figures::bytes(least)))
     }
 }
 
@@ -182,6 +205,7 @@ mod tests {
             budget: budget_gb * 1_000_000_000,
             disk: Some(200_000_000_000),
             speeds,
+            gpu: None,
             earlier: Earlier::default(),
         }
     }
@@ -205,6 +229,38 @@ mod tests {
         assert!(best(4) < best(28) && best(28) < best(150));
         let ram = judged(&machine(150)).iter().filter(|s| s.fit == Fit::Ram).count();
         assert!(ram >= 13, "{ram} fit into 150 GB");
+    }
+
+    /// A card of 6 GB with three times the bandwidth of RAM.
+    fn card() -> VramFigures {
+        VramFigures { exact: true, bytes: 6_000_000_000, shares_ram: false, rate: 120e9, launch: 1e-4 }
+    }
+
+    #[test]
+    fn a_gpu_makes_models_faster_and_more_of_them_run() {
+        let (without, with) = (machine(12), Machine { gpu: Some(card()), ..machine(12) });
+        let (mut faster, mut streamed) = (0, 0);
+        for model in KnownModel::all().expect("a catalogue") {
+            let (a, b) = (without.judge(model.clone(), false), with.judge(model, false));
+            assert_eq!((a.in_vram, b.in_vram.is_some()), (None, true));
+            let (Some(alone), Some(beside)) = (a.likely(), b.likely()) else { continue };
+            assert!(beside >= alone * 0.999, "{}: {alone} without, {beside} with it", a.model.name);
+            faster += usize::from(beside > 1.2 * alone);
+            streamed += usize::from(matches!(a.fit, Fit::Stream(_)));
+        }
+        assert!(faster >= 3 && streamed >= 3, "{faster} of {streamed}");
+        // Too little RAM for experts that are worth a download, and enough with those of the card.
+        let tight = |gpu| Machine { gpu, ..machine(3) };
+        let runs = |machine: &Machine| judged(machine).iter().filter(|s| s.runs()).count();
+        assert!(runs(&tight(Some(card()))) > runs(&tight(None)));
+        // Memory of an integrated one is RAM: nothing is there twice.
+        let shared = VramFigures { shares_ram: true, bytes: 1 << 30, ..card() };
+        let all = KnownModel::all().expect("a catalogue");
+        let share = |machine: &Machine| match machine.judge(all[3].clone(), false).fit {
+            Fit::Stream(share) => share,
+            other => panic!("{other:?}"),
+        };
+        assert!(share(&Machine { gpu: Some(shared), ..machine(12) }) < share(&without));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::loops;
 use super::sizes::ram;
 use crate::exit::CommandError;
 #[cfg(not(feature = "gpu"))]
-use crate::report::vram::VramPlan;
+use crate::report::vram::{VramFigures, VramPlan};
 use crate::report::waiting;
 
 /// Opens a model with these options; a wait is shown with the weights that were copied.
@@ -75,6 +75,16 @@ pub enum NoGpu {}
 impl NoGpu {
     /// What it would do for a model.
     pub fn plan(&self, _: &ModelSpec, _: &TensorStore) -> VramPlan {
+        match *self {}
+    }
+
+    /// What it gives to any model.
+    pub fn figures(&self) -> Option<VramFigures> {
+        match *self {}
+    }
+
+    /// Gives its device back.
+    pub fn close(&mut self) {
         match *self {}
     }
 }
@@ -265,13 +275,14 @@ impl ComputeArgs {
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
-    /// The GPU that the options name, tried without a model.
+    /// The GPU that the options name, tried without a model. A model that is open on it will have given `held`
+    /// bytes of its memory back.
     ///
     /// # Errors
     /// As [`GpuArgs::tried`].
     #[cfg(feature = "gpu")]
-    pub fn tried_gpu(&self) -> anyhow::Result<Option<TriedGpu>> {
-        self.gpu.tried()
+    pub fn tried_gpu(&self, held: u64) -> anyhow::Result<Option<TriedGpu>> {
+        self.gpu.tried(held)
     }
 
     /// None: this build has no support for GPUs.
@@ -280,7 +291,7 @@ impl ComputeArgs {
     /// Never.
     #[cfg(not(feature = "gpu"))]
     #[allow(clippy::unused_self, reason = "as with a GPU, which the options name")]
-    pub fn tried_gpu(&self) -> anyhow::Result<Option<NoGpu>> {
+    pub fn tried_gpu(&self, _: u64) -> anyhow::Result<Option<NoGpu>> {
         Ok(None)
     }
 

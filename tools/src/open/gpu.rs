@@ -22,7 +22,7 @@ use moelten_quant::{Isa, Kernels, Line, QMatrix};
 use super::files::mention;
 use super::sizes::size;
 use crate::exit::CommandError;
-use crate::report::vram::{VramPlan, VramSlots};
+use crate::report::vram::{VramFigures, VramPlan, VramSlots};
 
 /// What `--vram auto` takes of a GPU whose memory is the RAM.
 const SHARED: u64 = 256 << 20;
@@ -112,21 +112,39 @@ pub struct OfferedGpu {
 }
 
 /// A GPU that was tried without a model, for plans. Its device is open as long as this lives, so that plans
-/// see what the driver takes of the RAM.
+/// see what the driver takes of the RAM, unless [`Self::close`] was called.
 pub struct TriedGpu {
     name: String,
-    trial: Result<(Trial, Experts), GpuError>,
+    trial: Result<Trial, GpuError>,
+    device: Option<Experts>,
 }
 
 impl TriedGpu {
     /// What it would do for a model.
     pub fn plan(&self, spec: &ModelSpec, tensors: &TensorStore) -> VramPlan {
         let slots = match (&self.trial, Banks::of(spec, tensors)) {
-            (Ok((trial, _)), Ok(banks)) => Ok(banks.planned(trial)),
+            (Ok(trial), Ok(banks)) => Ok(banks.planned(trial)),
             (Err(error), _) => Err(error.to_string()),
             (_, Err(reason)) => Err(reason),
         };
         VramPlan { name: self.name.clone(), slots }
+    }
+
+    /// What it gives to any model; `None` if it is not used.
+    pub fn figures(&self) -> Option<VramFigures> {
+        let trial = self.trial.as_ref().ok()?;
+        Some(VramFigures {
+            exact: trial.arithmetic.is_exact(),
+            bytes: trial.room - trial.room / HEAD_PART,
+            shares_ram: trial.shares_ram,
+            rate: trial.weights,
+            launch: trial.launch.as_secs_f64(),
+        })
+    }
+
+    /// Gives its device back.
+    pub fn close(&mut self) {
+        self.device = None;
     }
 }
 
@@ -141,11 +159,12 @@ impl GpuArgs {
         }
     }
 
-    /// The GPU that the options name, tried without a model.
+    /// The GPU that the options name, tried without a model. A model that is open on it will have given `held`
+    /// bytes of its memory back before another one needs them.
     ///
     /// # Errors
     /// A name that no GPU has; an instruction set that is not there.
-    pub fn tried(&self) -> anyhow::Result<Option<TriedGpu>> {
+    pub fn tried(&self, held: u64) -> anyhow::Result<Option<TriedGpu>> {
         let Some(adapter) = self.adapter()? else { return Ok(None) };
         let most = match self.vram {
             VramArg::Bytes(bytes) => bytes,
@@ -154,8 +173,11 @@ impl GpuArgs {
         };
         let isa = Isa::from_env().map_err(EngineError::from)?;
         let kernels = Kernels::for_isa(isa).expect("an available instruction set has kernels");
-        let trial = trial(&adapter, self.gpu_exact.into(), most, kernels);
-        Ok(Some(TriedGpu { name: adapter.name, trial }))
+        let (trial, device) = match trial(&adapter, self.gpu_exact.into(), most, kernels) {
+            Ok((trial, device)) => (Ok(with_room(trial, held, most)), Some(device)),
+            Err(error) => (Err(error), None),
+        };
+        Ok(Some(TriedGpu { name: adapter.name, trial, device }))
     }
 
     /// The GPU that the options name, tested and measured for a model. `None` where none is used; the reason
@@ -190,6 +212,11 @@ impl GpuArgs {
             }
         }
     }
+}
+
+/// A trial with what `held` more bytes give, of at most `most`.
+fn with_room(trial: Trial, held: u64, most: u64) -> Trial {
+    Trial { room: trial.room.saturating_add(held).min(most), ..trial }
 }
 
 /// The banks of a model that a GPU can compute.

@@ -15,7 +15,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{BankKey, BankSpec, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
 
-use super::vram::{Layer, VramSlots, shares};
+use super::vram::{Layer, VramFigures, VramSlots, shares};
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;
 use crate::open::ComputeArgs;
@@ -204,15 +204,54 @@ impl Forecast {
         token.forecast(hits, in_place, speeds, earlier)
     }
 
-    /// Predicts for a model that is not here, by figures about it: bytes of shared and of routed weights that
-    /// a token reads, and the share of the experts that stays in memory.
-    pub fn by_figures(dense: u64, routed: u64, share: f64, speeds: &Speeds, earlier: &Earlier) -> Self {
-        let token = Token { dense: dense as f64, routed: vec![routed as f64], gpu: Vec::new() };
+    /// Predicts for a model that is not here.
+    pub fn by_figures(
+        model: &Outline,
+        gpu: Option<&VramFigures>,
+        speeds: &Speeds,
+        earlier: &Earlier,
+    ) -> Self {
+        let in_place = model.in_ram >= 1.0;
+        let layers = gpu.map(|gpu| model.on_gpu(gpu, !in_place));
+        let routed = vec![model.routed as f64];
+        let token = Token { dense: model.dense as f64, routed, gpu: layers.into_iter().collect() };
+        let share = (model.in_ram + model.in_vram).min(1.0);
         let hits = Likely {
             value: hits_at(share, LOCALITY),
             range: Span { low: hits_at(share, LOCALITIES.low), high: hits_at(share, LOCALITIES.high) },
         };
-        token.forecast(hits, share >= 1.0, speeds, earlier)
+        token.forecast(hits, in_place, speeds, earlier)
+    }
+}
+
+/// What is known of a model that is not here.
+#[derive(Debug, Clone, Copy)]
+pub struct Outline {
+    /// Bytes of shared weights that a token reads.
+    pub dense: u64,
+    /// Bytes of routed experts that a token reads.
+    pub routed: u64,
+    /// Layers with experts, and how many of them a token visits in each.
+    pub visits: (u64, u64),
+    /// Share of the experts that stays in RAM.
+    pub in_ram: f64,
+    /// Share of the experts that a GPU holds.
+    pub in_vram: f64,
+}
+
+impl Outline {
+    /// All its layers as one, which takes as long as they do one after the other: they are alike.
+    fn on_gpu(&self, gpu: &VramFigures, only_there: bool) -> Layer {
+        let (layers, chosen) = self.visits;
+        let visits = (layers * chosen).max(1) as f64;
+        Layer {
+            visits,
+            held: visits * hits_at(self.in_vram, LOCALITY),
+            host: 0.0,
+            each: self.routed as f64 / visits / gpu.rate,
+            launch: layers as f64 * gpu.launch,
+            only_there,
+        }
     }
 }
 

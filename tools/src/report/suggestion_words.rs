@@ -28,9 +28,12 @@ pub fn speed(suggestion: &Suggestion) -> String {
 pub fn lines(suggestion: &Suggestion) -> [String; 2] {
     let model = &suggestion.model;
     let here = if suggestion.here { "  (downloaded)" } else { "" };
+    let in_vram = suggestion.in_vram.filter(|_| suggestion.runs());
+    let vram =
+        in_vram.map_or_else(String::new, |share| format!("  ({:.0} % of experts in VRAM)", 100.0 * share));
     let (verdict, size, speed) = (verdict(suggestion), figures::bytes(model.bytes), speed(suggestion));
     [
-        format!("{verdict:<6}  {size:>8}  {speed:<15}  {}{here}", model.model),
+        format!("{verdict:<6}  {size:>8}  {speed:<15}  {}{here}{vram}", model.model),
         format!("{:35}{}: {}", "", model.name, model.good_for),
     ]
 }
@@ -50,6 +53,7 @@ pub fn object(suggestion: &Suggestion) -> Value {
         "why": why,
         "runs_well": suggestion.runs_well(),
         "expert_share": share,
+        "vram_share": suggestion.in_vram,
         "likely_tokens_per_s": suggestion.likely(),
         "tokens_per_s": suggestion.speed.map(|speed| json!({ "low": speed.range.low, "high": speed.range.high })),
         "bytes": model.bytes,

@@ -36,6 +36,21 @@ pub struct VramSlots {
     pub upload_gb_per_s: f64,
 }
 
+/// What a GPU gives for experts and how fast it is, whatever the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VramFigures {
+    /// Whether it gives the bits of the CPU.
+    pub exact: bool,
+    /// Bytes of its memory for experts.
+    pub bytes: u64,
+    /// Whether these are bytes of the RAM.
+    pub shares_ram: bool,
+    /// Bytes of weights that it multiplies in a second.
+    pub rate: f64,
+    /// Seconds from a submission to its results, without computing: L.
+    pub launch: f64,
+}
+
 /// A layer of a token, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Layer {

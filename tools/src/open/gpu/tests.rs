@@ -12,6 +12,8 @@ use moelten_loader::convert::Conversion;
 use moelten_quant::Format;
 
 use super::*;
+use crate::models::{Candidate, ModelInspector};
+use crate::open::{SessionArgs, builtin};
 
 /// The name of an adapter. Tests that find none fail where everything is expected to be there.
 fn adapter() -> Option<String> {
@@ -276,9 +278,9 @@ fn a_tried_gpu_plans_for_a_model() {
         vram,
         gpu_exact: ExactArg::On,
     };
-    assert!(args(VramArg::Bytes(0)).tried().unwrap().is_none());
+    assert!(args(VramArg::Bytes(0)).tried(0).unwrap().is_none());
     let experts: Vec<usize> = loaded.tensors.banks().iter().map(|bank| bank.experts()).collect();
-    let plan = |vram| args(vram).tried().unwrap().unwrap().plan(&loaded.spec, &loaded.tensors);
+    let plan = |vram| args(vram).tried(0).unwrap().unwrap().plan(&loaded.spec, &loaded.tensors);
     let all = plan(VramArg::Auto);
     let slots = all.used().unwrap();
     assert_eq!((&slots.slots, slots.exactness()), (&experts, "exact"));
@@ -287,6 +289,42 @@ fn a_tried_gpu_plans_for_a_model() {
     let part = plan(VramArg::Bytes(2 << 20));
     assert!((0.05..0.9).contains(&part.used().unwrap().share(&experts)), "{part:?}");
     assert!(part.used().unwrap().bytes <= 2 << 20);
+}
+
+/// What lists of models count: memory that the open model will have given back, and no more than was allowed.
+#[test]
+fn a_gpu_counts_in_lists_of_models() {
+    #[derive(clap::Parser)]
+    struct Options {
+        #[command(flatten)]
+        session: SessionArgs,
+    }
+    let Some(name) = adapter() else { return };
+    let session = |vram: &str| {
+        let options = ["test", "--threads", "1", "--ram", "min", "--gpu", &name, "--vram", vram];
+        <Options as clap::Parser>::parse_from(options).session
+    };
+    // A trial takes long with a software driver, so one is for all.
+    let mut tried = session("8M").compute().tried_gpu(100 << 20).unwrap().unwrap();
+    tried.close();
+    let trial = tried.trial.as_ref().unwrap();
+    assert_eq!(trial.room, 8 << 20, "no more than the option says, whatever the open model holds");
+    assert_eq!(with_room(trial.clone(), 100 << 20, u64::MAX).room, 108 << 20);
+    let figures = tried.figures().unwrap();
+    assert!(figures.exact && figures.shares_ram && figures.rate > 0.0, "{figures:?}");
+    assert_eq!(figures.bytes, 6 << 20, "a part may be for the head");
+
+    let built_in =
+        || Candidate { path: None, name: builtin::NAME.to_owned(), place: "the program".to_owned() };
+    let look = |tried: Option<Arc<TriedGpu>>| {
+        let session = session("8M");
+        let verdict = ModelInspector::new(&session, 0).with_tried(tried).look(&built_in()).verdict;
+        verdict.words().to_owned()
+    };
+    let words = look(Some(Arc::new(tried)));
+    assert!(words.contains("of experts in VRAM, exact"), "{words}");
+    assert!(!look(None).contains("VRAM"));
+    assert!(session("0").compute().tried_gpu(0).unwrap().is_none());
 }
 
 #[test]
