@@ -1,5 +1,5 @@
-//! One large matrix in a slab of its own, and the submission that multiplies its first rows with one input:
-//! a model's head. It must not know what its outputs are for.
+//! One large matrix in slabs of its own, and the submission that multiplies its first rows with one input: a
+//! model's head. It must not know what its outputs are for.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub struct Product {
     input: wgpu::Buffer,
     outputs: wgpu::Buffer,
     back: Readback,
-    stage: Stage,
+    pieces: Vec<Piece>,
     rows_of_group: usize,
     /// Rows that are being computed.
     asked: Option<usize>,
@@ -35,12 +35,22 @@ pub struct Product {
     time: Duration,
 }
 
+/// The rows of one slab.
+#[derive(Debug)]
+struct Piece {
+    /// The first of them in the matrix.
+    first: usize,
+    rows: usize,
+    stage: Stage,
+}
+
 impl Product {
-    /// Copies as many of the first rows of a matrix as `budget` bytes hold, in one piece, and tests that
-    /// their products are those of `kernels`.
+    /// Copies as many of the first rows of a matrix as `budget` bytes hold, in as many slabs as they
+    /// need, and tests that their products are those of `kernels`.
     ///
     /// # Errors
-    /// [`GpuError::NoRoom`], also for a format without a kernel; [`GpuError::Inexact`]; faults of the driver.
+    /// [`GpuError::NoRoom`], also for a format without a kernel; [`GpuError::Inexact`]; faults of the
+    /// driver.
     pub(crate) fn open(
         gpu: &Gpu,
         layouts: &Layouts,
@@ -51,41 +61,50 @@ impl Product {
     ) -> Result<Self, GpuError> {
         let row = w.row_bytes() as u64;
         let no_room = |given| GpuError::NoRoom { given, smallest: row * GROUP as u64 };
-        let fits = FORMATS.contains(&w.format()) && w.cols().is_multiple_of(BLOCK);
-        // One slab holds all of it: its size without padding.
-        let room = budget.min(gpu.most_slab()).saturating_sub(SLACK) / row;
-        let rows = (room as usize).min(w.rows()) / GROUP * GROUP;
-        if rows == 0 || !fits {
+        if !FORMATS.contains(&w.format()) || !w.cols().is_multiple_of(BLOCK) {
             return Err(no_room(0));
         }
-        let mut slabs = Slabs::allocate(gpu, layouts, rows as u64 * row + SLACK);
-        let Some(slot) = slabs.take(rows * w.row_bytes()) else { return Err(no_room(slabs.bytes())) };
+        let counts = rows_of_slabs(w.rows(), row, budget, gpu.most_slab());
+        let mut slabs = Slabs::of(gpu, layouts, counts.iter().map(|&rows| rows as u64 * row + SLACK));
+        let counts = &counts[..slabs.iter().count()];
+        let rows: usize = counts.iter().sum();
+        if rows == 0 {
+            return Err(no_room(slabs.bytes()));
+        }
         let all = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let bytes = |words: usize| 4 * words as u64;
-        let (records, matrix) =
-            (w.cols() / BLOCK * RECORD, Matrix { format: w.format(), rows, cols: w.cols() });
-        let (input, outputs, slots, back) = gpu.scoped(|| {
+        let (input, outputs, back) = gpu.scoped(|| {
             let buffer = |words| gpu.buffer(bytes(words), all);
-            (buffer(records), buffer(rows), buffer(2), Readback::new(gpu, bytes(rows)))
+            (buffer(w.cols() / BLOCK * RECORD), buffer(rows), Readback::new(gpu, bytes(rows)))
         })?;
-        gpu.queue.write_buffer(&slots, 0, &little_endian(&[slot.byte, slot.slab]));
-        let job = Job {
-            rows: rows as u32,
-            blocks: (w.cols() / BLOCK) as u32,
-            row_bytes: w.row_bytes() as u32,
-            ..Job::default()
-        };
         let pipeline = layouts.pipeline(gpu, shader::rows(w.format(), arithmetic), "rows")?;
-        let bind = layouts.bind_job(gpu, [&input, &outputs, &slots], &job);
         let rows_of_group = arithmetic.rows_of_group();
-        let stage = Stage { pipeline, bind, groups: rows.div_ceil(rows_of_group) as u32 };
-        for (part, at) in w.data()[..rows * w.row_bytes()].chunks(PART).zip((0..).step_by(PART)) {
-            gpu.queue.write_buffer(&slabs.get(slot.slab).buffer, u64::from(slot.byte) + at, part);
-            gpu.queue.submit([]);
+        let (mut pieces, mut first) = (Vec::new(), 0);
+        for &rows in counts {
+            let Some(slot) = slabs.take(rows * w.row_bytes()) else { return Err(no_room(slabs.bytes())) };
+            let job = Job {
+                rows: rows as u32,
+                blocks: (w.cols() / BLOCK) as u32,
+                row_bytes: w.row_bytes() as u32,
+                out_start: first as u32,
+                ..Job::default()
+            };
+            let table = gpu.scoped(|| gpu.buffer(bytes(2), all))?;
+            gpu.queue.write_buffer(&table, 0, &little_endian(&[slot.byte, slot.slab]));
+            let bind = layouts.bind_job(gpu, [&input, &outputs, &table], &job);
+            let groups = rows.div_ceil(rows_of_group) as u32;
+            pieces.push(Piece { first, rows, stage: Stage { pipeline: pipeline.clone(), bind, groups } });
+            let some = w.slice_rows(first..first + rows);
+            for (part, at) in some.data().chunks(PART).zip((0..).step_by(PART)) {
+                gpu.queue.write_buffer(&slabs.get(slot.slab).buffer, u64::from(slot.byte) + at, part);
+                gpu.queue.submit([]);
+            }
+            first += rows;
         }
         gpu.check()?;
+        let matrix = Matrix { format: w.format(), rows, cols: w.cols() };
         let (asked, time) = (None, Duration::MAX);
-        let mut product = Self { matrix, slabs, input, outputs, back, stage, rows_of_group, asked, time };
+        let mut product = Self { matrix, slabs, input, outputs, back, pieces, rows_of_group, asked, time };
         match product.test(gpu, arithmetic, w, kernels)? {
             None => Ok(product),
             Some(fault) => Err(GpuError::Inexact(fault)),
@@ -97,7 +116,7 @@ impl Product {
         self.matrix.rows
     }
 
-    /// Bytes of its slab.
+    /// Bytes of its slabs.
     pub fn bytes(&self) -> u64 {
         self.slabs.bytes()
     }
@@ -151,12 +170,15 @@ impl Product {
         gpu.queue.write_buffer(&self.input, 0, &words);
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        pass.set_pipeline(&self.stage.pipeline);
-        pass.set_bind_group(1, &self.stage.bind, &[]);
-        for (_, slab) in self.slabs.iter() {
-            pass.set_bind_group(0, &slab.bind, &[]);
-            let groups = (rows.div_ceil(self.rows_of_group) as u32).min(self.stage.groups);
-            pass.dispatch_workgroups(groups, 1, 1);
+        for (piece, (_, slab)) in self.pieces.iter().zip(self.slabs.iter()) {
+            let some = rows.saturating_sub(piece.first).min(piece.rows);
+            if some > 0 {
+                pass.set_pipeline(&piece.stage.pipeline);
+                pass.set_bind_group(1, &piece.stage.bind, &[]);
+                pass.set_bind_group(0, &slab.bind, &[]);
+                let groups = (some.div_ceil(self.rows_of_group) as u32).min(piece.stage.groups);
+                pass.dispatch_workgroups(groups, 1, 1);
+            }
         }
         drop(pass);
         let bytes = 4 * rows as u64;
@@ -185,9 +207,38 @@ impl Product {
     }
 }
 
+/// The rows of each slab, whole groups, when `budget` bytes may be allocated in slabs of `most` bytes.
+fn rows_of_slabs(all: usize, row: u64, budget: u64, most: u64) -> Vec<usize> {
+    let (mut left, mut rows, mut counts) = (budget, all / GROUP * GROUP, Vec::new());
+    loop {
+        let room = left.min(most).saturating_sub(SLACK) / row.max(1);
+        let some = (room as usize).min(rows) / GROUP * GROUP;
+        if some == 0 {
+            return counts;
+        }
+        counts.push(some);
+        (left, rows) = (left - some as u64 * row - SLACK, rows - some);
+    }
+}
+
 /// Rows of a group, as in the CPU's products.
 const GROUP: usize = 32;
 /// Bytes of a slab that are not for rows.
 const SLACK: u64 = 64;
 /// How long the first answers may take: drivers compile then.
 const TEST_PATIENCE: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_shared_out_among_slabs_in_whole_groups() {
+        assert_eq!(rows_of_slabs(1000, 100, 1 << 20, 1 << 20), [992]);
+        assert_eq!(rows_of_slabs(1000, 100, 1 << 20, 40_000), [384, 384, 224]);
+        assert_eq!(rows_of_slabs(1000, 100, 60_000, 40_000), [384, 192], "no more than the budget");
+        assert!(rows_of_slabs(1000, 100, 3_000, 40_000).is_empty());
+        assert!(rows_of_slabs(1000, 100, 60_000, 3_000).is_empty());
+        assert!(rows_of_slabs(31, 100, 60_000, 40_000).is_empty());
+    }
+}

@@ -32,15 +32,18 @@ pub(crate) struct Slabs(Vec<Slab>);
 impl Slabs {
     /// Allocates slabs up to `budget` bytes, or fewer when the driver refuses more.
     pub fn allocate(gpu: &Gpu, layouts: &Layouts, budget: u64) -> Self {
-        let mut slabs = Vec::new();
         let mut left = budget;
-        while left >= 1 << 10 {
+        let next = || {
             let bytes = left.min(gpu.most_slab());
-            let Ok(slab) = slab(gpu, layouts, slabs.len() as u32, bytes) else { break };
-            slabs.push(slab);
             left -= bytes;
-        }
-        Self(slabs)
+            (bytes >= 1 << 10).then_some(bytes)
+        };
+        Self::of(gpu, layouts, std::iter::from_fn(next))
+    }
+
+    /// Allocates slabs of these sizes, until the driver refuses one.
+    pub fn of(gpu: &Gpu, layouts: &Layouts, sizes: impl Iterator<Item = u64>) -> Self {
+        Self((0..).zip(sizes).map_while(|(number, bytes)| slab(gpu, layouts, number, bytes).ok()).collect())
     }
 
     /// Bytes of all slabs.
