@@ -6,6 +6,7 @@ mod acquired;
 pub mod beside;
 pub mod cache;
 pub mod device;
+mod device_stats;
 mod head_share;
 pub mod live;
 mod live_device;
@@ -16,6 +17,7 @@ mod readers;
 pub mod room;
 #[cfg(test)]
 mod schedules;
+mod shared_share;
 pub mod slots;
 pub mod source;
 pub mod split;

@@ -19,14 +19,15 @@ mod weights;
 
 pub use error::{EngineError, Result};
 pub use experts::device::{
-    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, MatrixShape, expert_shapes, most_experts,
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, MatrixShape, SharedOffer, SharedWeights,
+    expert_shapes, most_experts, shared_experts,
 };
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
 pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
-pub use experts::split::LayerTimes;
+pub use experts::split::{LayerTimes, SharedTimes, Split};
 pub use experts::stats::{Phase, PhaseStats, PrefetchStats, StoreStats};
 pub use experts::store::{DEPTH as READ_DEPTH, ExpertStore, Prefetch};
 pub use experts::tier::DeviceStats;

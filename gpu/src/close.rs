@@ -20,7 +20,7 @@ pub(crate) fn check(experts: &mut Experts, kernels: &Kernels) -> Result<Option<S
         let expert = made(&block, Weights::Usual, &mut random);
         let (expert, x) = (expert.bytes(), input(kernels, block.d_model(), Weights::Usual, &mut random));
         experts.upload(bank, 0, &expert)?;
-        experts.begin(bank, &[0], &x)?;
+        experts.begin(&[(bank, &[0])], &x)?;
         let mut out = vec![0.0; block.d_model()];
         experts.finish(&mut out)?;
         let (values, hidden) = experts.inside(index, 1)?;

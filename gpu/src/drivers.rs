@@ -1,6 +1,6 @@
-//! Whether a Vulkan driver can be on this machine, by the files that the Vulkan loader reads on Linux. The loader
-//! takes milliseconds of every start to find nothing. Wherever a machine or its settings are unusual the
-//! answer is yes, and the loader decides. It must not know what a driver is used for.
+//! Whether a Vulkan driver can be on this machine, by the files that the Vulkan loader reads on Linux.
+//! The loader takes milliseconds of every start to find nothing. Wherever a machine or its settings are
+//! unusual the answer is yes, and the loader decides. It must not know what a driver is used for.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;

@@ -43,7 +43,7 @@ fn compare(
 ) -> Result<Option<String>, GpuError> {
     let (_, block) = experts.blocks().nth(index).expect("the index of a shape");
     experts.upload(bank, 0, expert)?;
-    experts.begin(bank, &[0], input)?;
+    experts.begin(&[(bank, &[0])], input)?;
     let mut out = vec![0.0; block.d_model()];
     experts.finish(&mut out)?;
     let (values, hidden) = experts.inside(index, 1)?;

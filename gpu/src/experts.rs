@@ -10,10 +10,12 @@ use crate::device::Gpu;
 use crate::error::GpuError;
 use crate::product::Product;
 use crate::readback::{self, Readback};
+use crate::reference;
+use crate::samples::{Random, Weights, differs, far_by, input};
 use crate::shader::{self, Arithmetic, Job, NONE, RECORD};
 use crate::slabs::{Slabs, Slot};
 use crate::speed::Speed;
-use crate::stage::{Layouts, Stage, little_endian};
+use crate::stage::{Layouts, Pipelines, Stage, little_endian};
 
 /// How long an answer may take while a model runs. Systems reset a device after two seconds or so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -27,6 +29,21 @@ pub struct BankNeed {
     pub block: usize,
     /// How many there are.
     pub experts: usize,
+    /// Whether it is one that every token visits: it gets its slot before others do, and is computed beside
+    /// those of another bank. Its shape is none of other banks.
+    pub shared: bool,
+}
+
+impl BankNeed {
+    /// Experts of which a token visits some.
+    pub fn routed(block: usize, experts: usize) -> Self {
+        Self { block, experts, shared: false }
+    }
+
+    /// An expert that every token visits.
+    pub fn shared(block: usize) -> Self {
+        Self { block, experts: 1, shared: true }
+    }
 }
 
 /// What is to be computed.
@@ -36,9 +53,26 @@ pub struct Needs<'a> {
     pub blocks: &'a [Block],
     /// The experts.
     pub banks: &'a [BankNeed],
-    /// Most experts of one submission.
+    /// Most routed experts of one submission.
     pub most_at_once: usize,
 }
+
+impl Needs<'_> {
+    /// Whether a shape is one of shared experts.
+    fn is_shared(&self, block: usize) -> bool {
+        self.banks.iter().any(|bank| bank.shared && bank.block == block)
+    }
+
+    /// The widest of what all shapes have.
+    fn widest(&self, shared: Option<bool>, width: fn(&Block) -> usize) -> usize {
+        let blocks = self.blocks.iter().enumerate();
+        let some = blocks.filter(|&(index, _)| shared.is_none_or(|shared| self.is_shared(index) == shared));
+        some.map(|(_, block)| width(block)).max().unwrap_or(0)
+    }
+}
+
+/// Experts of a bank, by their slots.
+pub type Part<'a> = (usize, &'a [usize]);
 
 /// A device with slots for experts.
 #[derive(Debug)]
@@ -48,7 +82,11 @@ pub struct Experts {
     blocks: Vec<Prepared>,
     banks: Vec<Bank>,
     slabs: Slabs,
-    buffers: Buffers,
+    /// One token's packed input.
+    input: wgpu::Buffer,
+    back: Readback,
+    /// What kernels read and write: for routed experts, and for a shared one.
+    buffers: [Buffers; 2],
     layouts: Layouts,
     patience: Duration,
     /// Words of the answer that is being computed.
@@ -64,6 +102,8 @@ struct Prepared {
     /// Gate, up, the hidden layer, down, in order.
     stages: Vec<Stage>,
     hidden: usize,
+    /// Which of the buffers they use.
+    set: usize,
 }
 
 #[derive(Debug)]
@@ -72,15 +112,13 @@ struct Bank {
     slots: Vec<Slot>,
 }
 
-/// What kernels read and write beside slabs.
+/// What the kernels of some shapes write, and their table of slots.
 #[derive(Debug)]
 struct Buffers {
-    input: wgpu::Buffer,
     values: wgpu::Buffer,
     hidden: wgpu::Buffer,
     outputs: wgpu::Buffer,
     slots: wgpu::Buffer,
-    back: Readback,
     most_at_once: usize,
 }
 
@@ -97,13 +135,21 @@ impl Experts {
             let smallest = needs.blocks.iter().map(Block::slot_bytes).min().unwrap_or(0) as u64;
             return Err(GpuError::NoRoom { given: slabs.bytes(), smallest });
         }
-        let buffers = gpu.scoped(|| Buffers::new(&gpu, needs))?;
+        let width = needs.widest(None, Block::d_model);
+        let most = needs.most_at_once.max(1);
+        let (input, back, buffers) = gpu.scoped(|| {
+            let input = gpu.buffer(4 * records(width) as u64, ALL_USES);
+            let back = Readback::new(&gpu, 4 * ((most + 1) * width) as u64);
+            (input, back, [Buffers::new(&gpu, needs, false, most), Buffers::new(&gpu, needs, true, 1)])
+        })?;
         Ok(Self {
             gpu,
             arithmetic: Arithmetic::Whole,
             blocks: Vec::new(),
             banks,
             slabs,
+            input,
+            back,
             buffers,
             layouts,
             patience: FIRST_PATIENCE,
@@ -117,11 +163,13 @@ impl Experts {
     ///
     /// # Errors
     /// When the driver refuses one.
-    pub(crate) fn compile(&mut self, blocks: &[Block], arithmetic: Arithmetic) -> Result<(), GpuError> {
+    pub(crate) fn compile(&mut self, needs: &Needs<'_>, arithmetic: Arithmetic) -> Result<(), GpuError> {
         self.arithmetic = arithmetic;
         self.blocks.clear();
-        for block in blocks {
-            let prepared = self.prepare(block)?;
+        let mut pipelines = Pipelines::default();
+        for (index, block) in needs.blocks.iter().enumerate() {
+            let set = usize::from(needs.is_shared(index));
+            let prepared = self.prepare(block, set, &mut pipelines)?;
             self.blocks.push(prepared);
         }
         Ok(())
@@ -133,8 +181,8 @@ impl Experts {
         self
     }
 
-    fn prepare(&self, block: &Block) -> Result<Prepared, GpuError> {
-        let (gpu, buffers, layouts) = (&self.gpu, &self.buffers, &self.layouts);
+    fn prepare(&self, block: &Block, set: usize, pipelines: &mut Pipelines) -> Result<Prepared, GpuError> {
+        let (gpu, buffers, layouts) = (&self.gpu, &self.buffers[set], &self.layouts);
         let (places, most) = (block.places(), buffers.most_at_once);
         let (ff, d) = (block.d_ff(), block.d_model());
         let mut stages = Vec::new();
@@ -151,13 +199,13 @@ impl Experts {
                     ..Job::default()
                 };
                 let source = shader::rows(matrix.format, self.arithmetic);
-                let pipeline = layouts.pipeline(gpu, source, "rows")?;
+                let pipeline = pipelines.get(gpu, layouts, source, "rows")?;
                 let bind = layouts.bind_job(gpu, [x, o, &buffers.slots], &job);
                 let groups = matrix.rows.div_ceil(self.arithmetic.rows_of_group());
                 stages.push(Stage { pipeline, bind, groups: groups as u32 });
                 Ok::<(), GpuError>(())
             };
-        let into_values = [&buffers.input, &buffers.values];
+        let into_values = [&self.input, &buffers.values];
         let (mut up_start, mut gate_bias, mut up_bias) =
             (NONE, block.up_bias.then_some(places.up_bias), None);
         if let Some(gate) = &block.gate {
@@ -168,7 +216,7 @@ impl Experts {
         } else {
             product(&block.up, places.up, into_values, [0, 0, ff])?;
         }
-        let records = ff / BLOCK * RECORD;
+        let records = records(ff);
         let (limit, alpha) = match block.activation {
             Activation::ClampedSilu { limit } => (limit.to_bits(), 0),
             Activation::ClampedSwiglu { limit, alpha } => (limit.to_bits(), alpha.to_bits()),
@@ -186,12 +234,12 @@ impl Experts {
             ..Job::default()
         };
         product(&block.down, places.down, [&buffers.hidden, &buffers.outputs], [records, 0, d])?;
-        let pipeline = layouts.pipeline(gpu, shader::hidden(block.activation), "layer")?;
+        let pipeline = pipelines.get(gpu, layouts, shader::hidden(block.activation), "layer")?;
         let bind = layouts.bind_job(gpu, [&buffers.values, &buffers.hidden, &buffers.slots], &job);
         let hidden = stages.len() - 1;
         stages.insert(hidden, Stage { pipeline, bind, groups: (ff / BLOCK) as u32 });
         gpu.check()?;
-        Ok(Prepared { block: *block, stages, hidden })
+        Ok(Prepared { block: *block, stages, hidden, set })
     }
 
     /// The device.
@@ -262,8 +310,9 @@ impl Experts {
         self.banks[bank].slots.len()
     }
 
-    pub(crate) fn most_at_once(&self) -> usize {
-        self.buffers.most_at_once
+    /// Most experts of a shape in one submission.
+    pub(crate) fn most_at_once(&self, block: usize) -> usize {
+        self.buffers[self.blocks[block].set].most_at_once
     }
 
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, Block)> + use<> {
@@ -316,38 +365,74 @@ impl Experts {
         self.gpu.check()
     }
 
-    /// Begins to compute the experts in some slots of a bank over one token's packed input: its records, a
-    /// line each. [`Self::finish`] gives the outputs.
+    /// Copies an expert into the first slot of its bank, where it stays, and compares it with the CPU's.
+    ///
+    /// # Errors
+    /// [`GpuError::Inexact`]; faults of the driver.
+    ///
+    /// # Panics
+    /// As [`Self::upload`].
+    pub fn keep(&mut self, bank: usize, expert: &ExpertBytes<'_>, kernels: &Kernels) -> Result<(), GpuError> {
+        self.upload(bank, 0, expert)?;
+        let block = self.blocks[self.banks[bank].block].block;
+        let input = input(kernels, block.d_model(), Weights::Usual, &mut Random::new(bank as u64));
+        let mut out = vec![0.0; block.d_model()];
+        self.begin(&[(bank, &[0])], &input)?;
+        self.finish(&mut out)?;
+        let wanted = reference::expert(kernels, &block, expert, &input).out;
+        let bits = |x: &[f32]| -> Vec<u32> { x.iter().map(|x| x.to_bits()).collect() };
+        let fault = match self.arithmetic.is_exact() {
+            true => differs("outputs of a shared expert", &bits(&out), &bits(&wanted)),
+            // A code of the hidden layer may be rounded the other way.
+            false => far_by("outputs of a shared expert", &out, &wanted, 0.02),
+        };
+        fault.map_or(Ok(()), |fault| Err(GpuError::Inexact(fault)))
+    }
+
+    /// Begins to compute experts of banks over one token's packed input: its records, a line each. At
+    /// most one of the banks is of routed experts, and one a shared one. [`Self::finish`] gives the
+    /// outputs.
     ///
     /// # Errors
     /// Faults of the driver.
     ///
     /// # Panics
-    /// If an answer is being computed, or there are more slots than was said.
-    pub fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), GpuError> {
-        let Bank { block, slots: places } = &self.banks[bank];
-        assert!(
-            self.asked.is_none() && slots.len() <= self.buffers.most_at_once,
-            "begin: {} slots",
-            slots.len()
-        );
-        let prepared = &self.blocks[*block];
-        assert_eq!(input.len() * BLOCK, prepared.block.d_model(), "begin: width of the input");
-        let places: Vec<Slot> = slots.iter().map(|&slot| places[slot]).collect();
+    /// If an answer is being computed, there are more slots than was said, or two banks of a kind.
+    pub fn begin(&mut self, parts: &[Part<'_>], input: &[Line]) -> Result<(), GpuError> {
+        assert!(self.asked.is_none(), "begin: what was begun has not ended");
         let words: Vec<u8> = input.iter().flat_map(|line| little_endian(line.as_words())).collect();
-        self.gpu.queue.write_buffer(&self.buffers.input, 0, &words);
-        let words = places.len() * prepared.block.d_model();
-        self.submit(prepared, 0..prepared.stages.len(), &places, words);
-        self.asked = Some(words);
+        self.gpu.queue.write_buffer(&self.input, 0, &words);
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let (mut at, mut sets) = (0, [false; 2]);
+        for &(bank, slots) in parts {
+            let Bank { block, slots: places } = &self.banks[bank];
+            let prepared = &self.blocks[*block];
+            let (d_model, buffers) = (prepared.block.d_model(), &self.buffers[prepared.set]);
+            assert!(slots.len() <= buffers.most_at_once, "begin: {} slots", slots.len());
+            assert!(!std::mem::replace(&mut sets[prepared.set], true), "begin: two banks of a kind");
+            assert_eq!(input.len() * BLOCK, d_model, "begin: width of the input");
+            let places: Vec<Slot> = slots.iter().map(|&slot| places[slot]).collect();
+            self.encode(&mut encoder, prepared, 0..prepared.stages.len(), &places);
+            let bytes = 4 * (places.len() * d_model) as u64;
+            encoder.copy_buffer_to_buffer(&buffers.outputs, 0, &self.back.buffer, at, bytes);
+            at += bytes;
+        }
+        self.gpu.queue.submit([encoder.finish()]);
+        self.back.ask(at);
+        self.asked = Some(at as usize / 4);
         self.gpu.check()
     }
 
-    /// One submission: some stages over the experts in `places`, and a copy of the outputs.
-    fn submit(&self, prepared: &Prepared, stages: std::ops::Range<usize>, places: &[Slot], words: usize) {
-        let (gpu, buffers) = (&self.gpu, &self.buffers);
+    /// Some stages over the experts in `places`.
+    fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        prepared: &Prepared,
+        stages: std::ops::Range<usize>,
+        places: &[Slot],
+    ) {
         let table: Vec<u32> = places.iter().flat_map(|slot| [slot.byte, slot.slab]).collect();
-        gpu.queue.write_buffer(&buffers.slots, 0, &little_endian(&table));
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.gpu.queue.write_buffer(&self.buffers[prepared.set].slots, 0, &little_endian(&table));
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for stage in &prepared.stages[stages] {
             pass.set_pipeline(&stage.pipeline);
@@ -359,18 +444,9 @@ impl Experts {
                 }
             }
         }
-        drop(pass);
-        let bytes = 4 * words as u64;
-        if bytes > 0 {
-            encoder.copy_buffer_to_buffer(&buffers.outputs, 0, &buffers.back.buffer, 0, bytes);
-        }
-        gpu.queue.submit([encoder.finish()]);
-        if bytes > 0 {
-            buffers.back.ask(bytes);
-        }
     }
 
-    /// Waits for the outputs of [`Self::begin`], `[slots, d_model]`.
+    /// Waits for the outputs of [`Self::begin`], `[slots, d_model]` of each bank in their order.
     ///
     /// # Errors
     /// The device was lost, or does not answer. It must not be used any more then.
@@ -385,86 +461,98 @@ impl Experts {
                 *out = f32::from_le_bytes(*word);
             }
         };
-        self.buffers.back.wait(&self.gpu, self.patience, 4 * words as u64, read)
+        self.back.wait(&self.gpu, self.patience, 4 * words as u64, read)
     }
 
     /// What the products before the hidden layer gave, and its records, for the last submission of `n`
     /// experts of a shape: `[gate and up][n][d_ff]`, `[n][records]`.
     pub(crate) fn inside(&self, block: usize, n: usize) -> Result<(Vec<u32>, Vec<u32>), GpuError> {
-        let (block, most) = (&self.blocks[block].block, self.buffers.most_at_once);
-        let ff = block.d_ff();
+        let Prepared { block, set, .. } = &self.blocks[block];
+        let (buffers, ff) = (&self.buffers[*set], block.d_ff());
+        let most = buffers.most_at_once;
         let all = if block.gate.is_some() { most + n } else { n };
-        let values = readback::read(&self.gpu, self.patience, &self.buffers.values, all * ff)?;
+        let values = readback::read(&self.gpu, self.patience, &buffers.values, all * ff)?;
         let (gates, ups) = (values[..n * ff].to_vec(), values.get(most * ff..).unwrap_or(&[]));
-        let hidden = ff / BLOCK * RECORD;
-        let hidden = readback::read(&self.gpu, self.patience, &self.buffers.hidden, n * hidden)?;
+        let hidden = readback::read(&self.gpu, self.patience, &buffers.hidden, n * records(ff))?;
         Ok(([&gates, ups].concat(), hidden))
     }
 
     /// The records of the hidden layer for given outputs of gate and up, by the pipeline of the shape.
     pub(crate) fn hidden_of(&self, block: usize, gate: &[u32], up: &[u32]) -> Result<Vec<u32>, GpuError> {
         let prepared = &self.blocks[block];
-        let (most, ff) = (self.buffers.most_at_once, prepared.block.d_ff());
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.buffers.values, 0, &little_endian(gate));
+        let (buffers, ff, queue) = (&self.buffers[prepared.set], prepared.block.d_ff(), &self.gpu.queue);
+        queue.write_buffer(&buffers.values, 0, &little_endian(gate));
         if prepared.block.gate.is_some() {
-            queue.write_buffer(&self.buffers.values, 4 * (most * ff) as u64, &little_endian(up));
+            queue.write_buffer(&buffers.values, 4 * (buffers.most_at_once * ff) as u64, &little_endian(up));
         }
         let bank = self.bank_of(block).map(|bank| self.banks[bank].slots[0]);
         let Some(slot) = bank else { return Ok(Vec::new()) };
-        self.submit(prepared, prepared.hidden..prepared.hidden + 1, &[slot], 0);
-        let words = ff / BLOCK * RECORD;
-        readback::read(&self.gpu, self.patience, &self.buffers.hidden, words)
+        let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.encode(&mut encoder, prepared, prepared.hidden..prepared.hidden + 1, &[slot]);
+        queue.submit([encoder.finish()]);
+        readback::read(&self.gpu, self.patience, &buffers.hidden, records(ff))
     }
 }
 
 impl Buffers {
-    fn new(gpu: &Gpu, needs: &Needs<'_>) -> Self {
-        let most = needs.most_at_once.max(1);
-        let widest = |width: fn(&Block) -> usize| needs.blocks.iter().map(width).max().unwrap_or(0);
+    /// For `most` experts of the shared shapes or of the others.
+    fn new(gpu: &Gpu, needs: &Needs<'_>, shared: bool, most: usize) -> Self {
+        let widest = |width: fn(&Block) -> usize| needs.widest(Some(shared), width);
         let (d, ff) = (widest(Block::d_model), widest(Block::d_ff));
-        let records = |width: usize| width / BLOCK * RECORD;
         let words = |words: usize| 4 * words as u64;
-        let all = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         Self {
-            input: gpu.buffer(words(records(d)), all),
-            values: gpu.buffer(words(2 * most * ff), all),
-            hidden: gpu.buffer(words(most * records(ff)), all),
-            outputs: gpu.buffer(words(most * d), all),
-            slots: gpu.buffer(words(2 * most), all),
-            back: Readback::new(gpu, words(most * d)),
+            values: gpu.buffer(words(2 * most * ff), ALL_USES),
+            hidden: gpu.buffer(words(most * records(ff)), ALL_USES),
+            outputs: gpu.buffer(words(most * d), ALL_USES),
+            slots: gpu.buffer(words(2 * most), ALL_USES),
             most_at_once: most,
         }
     }
 }
 
-/// How many slots each bank gets of `bytes` in one piece: as many for each as there is room, then one
-/// more for the first ones.
+/// Words of the records of a token.
+fn records(width: usize) -> usize {
+    width / BLOCK * RECORD
+}
+
+/// Of buffers that kernels read and write and that tests look into.
+const ALL_USES: wgpu::BufferUsages =
+    wgpu::BufferUsages::STORAGE.union(wgpu::BufferUsages::COPY_SRC).union(wgpu::BufferUsages::COPY_DST);
+
+/// How many slots each bank gets of `bytes` in one piece: shared ones first, then as many for each of the
+/// others as there is room, then one more for the first ones.
 pub fn slots_in(needs: &Needs<'_>, bytes: u64) -> Vec<usize> {
     let size = |bank: &BankNeed| needs.blocks[bank.block].slot_bytes() as u64;
-    let mut left = bytes;
-    let mut quotas = vec![0; needs.banks.len()];
-    loop {
-        let before = left;
-        for (quota, bank) in quotas.iter_mut().zip(needs.banks) {
-            if *quota < bank.experts && size(bank) <= left {
-                *quota += 1;
-                left -= size(bank);
+    let (mut left, mut quotas) = (bytes, vec![0; needs.banks.len()]);
+    for shared in [true, false] {
+        loop {
+            let before = left;
+            for (quota, bank) in quotas.iter_mut().zip(needs.banks).filter(|(_, bank)| bank.shared == shared)
+            {
+                if *quota < bank.experts && size(bank) <= left {
+                    *quota += 1;
+                    left -= size(bank);
+                }
+            }
+            if left == before {
+                break;
             }
         }
-        if left == before {
-            return quotas;
-        }
     }
+    quotas
 }
 
 /// Slots of every bank. Those of a bank follow each other, so that a submission binds few slabs.
 fn share_out(slabs: &mut Slabs, needs: &Needs<'_>) -> Vec<Bank> {
     let quotas = slots_in(needs, slabs.bytes());
-    let take = |(bank, &quota): (&BankNeed, &usize)| {
-        let bytes = needs.blocks[bank.block].slot_bytes();
-        let slots = (0..quota).map_while(|_| slabs.take(bytes)).collect();
-        Bank { block: bank.block, slots }
-    };
-    needs.banks.iter().zip(&quotas).map(take).collect()
+    let mut banks: Vec<Bank> =
+        needs.banks.iter().map(|bank| Bank { block: bank.block, slots: Vec::new() }).collect();
+    for shared in [true, false] {
+        let some = banks.iter_mut().zip(needs.banks).zip(&quotas);
+        for ((bank, need), &quota) in some.filter(|((_, need), _)| need.shared == shared) {
+            let bytes = needs.blocks[need.block].slot_bytes();
+            bank.slots = (0..quota).map_while(|_| slabs.take(bytes)).collect();
+        }
+    }
+    banks
 }

@@ -29,7 +29,7 @@ pub use adapter::{Adapter, AdapterKind, Choice, adapters, choose};
 pub use block::{Activation, Block, ExpertBytes, FORMATS, Matrix};
 pub use device::Gpu;
 pub use error::GpuError;
-pub use experts::{BankNeed, Experts, Needs, slots_in};
+pub use experts::{BankNeed, Experts, Needs, Part, slots_in};
 pub use open::Exactness;
 pub use product::Product;
 pub use samples::{OwnedExpert, random_expert};

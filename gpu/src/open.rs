@@ -42,7 +42,7 @@ impl Experts {
             Exactness::Close => &[Arithmetic::Close],
         };
         for &arithmetic in arithmetics {
-            experts.compile(needs.blocks, arithmetic)?;
+            experts.compile(needs, arithmetic)?;
             let fault = match arithmetic {
                 Arithmetic::Close => close::check(&mut experts, kernels)?,
                 _ => exact::check(&mut experts, kernels)?,
@@ -64,7 +64,7 @@ impl Experts {
     /// # Errors
     /// Faults of the driver.
     pub fn measure_close(&mut self, needs: &Needs<'_>, kernels: &Kernels) -> Result<Option<Speed>, GpuError> {
-        self.compile(needs.blocks, Arithmetic::Close)?;
+        self.compile(needs, Arithmetic::Close)?;
         match close::check(self, kernels)? {
             None => Ok(Some(measure::measure(self)?)),
             Some(_) => Ok(None),

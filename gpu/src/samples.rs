@@ -158,10 +158,15 @@ pub(crate) fn differs(what: &str, got: &[u32], wanted: &[u32]) -> Option<String>
 
 /// The largest distance, if it is too large.
 pub(crate) fn far(what: &str, got: &[f32], wanted: &[f32]) -> Option<String> {
+    far_by(what, got, wanted, NEAR)
+}
+
+/// As [`far`], for a distance of this share of the largest.
+pub(crate) fn far_by(what: &str, got: &[f32], wanted: &[f32], share: f32) -> Option<String> {
     let most = wanted.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
     let distance = got.iter().zip(wanted).fold(0.0_f32, |far, (a, b)| far.max((a - b).abs()));
     // Not the other way round: a distance of NaN is too large.
-    let near = got.len() == wanted.len() && distance <= NEAR * most && got.iter().all(|x| x.is_finite());
+    let near = got.len() == wanted.len() && distance <= share * most && got.iter().all(|x| x.is_finite());
     (!near).then(|| format!("{what} are {distance:e} from the CPU's, of at most {most:e}"))
 }
 

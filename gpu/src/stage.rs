@@ -86,6 +86,31 @@ impl Layouts {
     }
 }
 
+/// Pipelines by their source: shapes differ in parameters alone, so many share one.
+#[derive(Debug, Default)]
+pub(crate) struct Pipelines(Vec<(String, wgpu::ComputePipeline)>);
+
+impl Pipelines {
+    /// The pipeline of a shader, compiled the first time.
+    ///
+    /// # Errors
+    /// When the driver refuses it.
+    pub fn get(
+        &mut self,
+        gpu: &Gpu,
+        layouts: &Layouts,
+        source: String,
+        entry: &str,
+    ) -> Result<wgpu::ComputePipeline, GpuError> {
+        if let Some((_, known)) = self.0.iter().find(|(known, _)| *known == source) {
+            return Ok(known.clone());
+        }
+        let pipeline = layouts.pipeline(gpu, source.clone(), entry)?;
+        self.0.push((source, pipeline.clone()));
+        Ok(pipeline)
+    }
+}
+
 fn bind(gpu: &Gpu, layout: &wgpu::BindGroupLayout, buffers: &[&wgpu::Buffer]) -> wgpu::BindGroup {
     let buffers = (0..).zip(buffers.iter().copied());
     let entries: Vec<_> = buffers

@@ -53,7 +53,7 @@ pub fn trial(
         up_bias: false,
         activation: Activation::Silu,
     };
-    let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 4 }], most_at_once: 4 };
+    let needs = Needs { blocks: &[block], banks: &[BankNeed::routed(0, 4)], most_at_once: 4 };
     let gpu = Gpu::open(adapter)?;
     let (room, shares_ram) = (gpu.room(most), gpu.shares_ram());
     let mut experts = Experts::open(gpu, &needs, 5 * block.slot_bytes() as u64, exactness, kernels)?;

@@ -44,7 +44,7 @@ fn input(width: usize) -> Vec<Line> {
 /// Opens the shape and compares all slots of it, computed at once, with the CPU.
 fn equal(gpu: Gpu, block: Block, slots: usize) -> Experts {
     block.check().expect("it has kernels");
-    let bank = BankNeed { block: 0, experts: slots };
+    let bank = BankNeed::routed(0, slots);
     let needs = Needs { blocks: &[block], banks: &[bank], most_at_once: slots };
     let room = (slots * block.slot_bytes() + 64).max(1 << 10) as u64;
     let mut experts = Experts::open(gpu, &needs, room, Exactness::Exact, kernels()).expect("it is exact");
@@ -56,7 +56,7 @@ fn equal(gpu: Gpu, block: Block, slots: usize) -> Experts {
     }
     let order: Vec<usize> = (0..slots).rev().collect();
     let mut out = vec![0.0; slots * block.d_model()];
-    experts.begin(0, &order, &input).expect("it begins");
+    experts.begin(&[(0, &order)], &input).expect("it begins");
     experts.finish(&mut out).expect("it answers");
     for (&slot, out) in order.iter().zip(out.chunks(block.d_model())) {
         assert_eq!(bits(out), bits(&wanted(&block, &all[slot].bytes(), &input)), "{block:?}, slot {slot}");
@@ -120,7 +120,7 @@ fn every_activation_and_biases_are_exact_in_every_stage() {
             if !gated {
                 block.gate = None;
             }
-            let bank = BankNeed { block: 0, experts: 1 };
+            let bank = BankNeed::routed(0, 1);
             let needs = Needs { blocks: &[block], banks: &[bank], most_at_once: 1 };
             Experts::open(gpu, &needs, 1 << 16, Exactness::Exact, kernels())
                 .unwrap_or_else(|error| panic!("{block:?}: {error}"));
@@ -145,7 +145,7 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
     let block = block([Format::Q4_0; 3], 64, 64, Activation::Silu);
     let mut experts = equal(gpu, block, 1);
     experts.gpu().destroy();
-    let begun = experts.begin(0, &[0], &input(64));
+    let begun = experts.begin(&[(0, &[0])], &input(64));
     let ended = begun.and_then(|()| experts.finish(&mut [0.0; 64]));
     assert!(matches!(ended, Err(GpuError::Lost(_))), "{ended:?}");
 }
@@ -154,7 +154,7 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
 fn too_little_memory_is_said() {
     let Some(gpu) = device() else { return };
     let block = block([Format::Q8_0; 3], 256, 256, Activation::Silu);
-    let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 8 }], most_at_once: 2 };
+    let needs = Needs { blocks: &[block], banks: &[BankNeed::routed(0, 8)], most_at_once: 2 };
     let error = Experts::open(gpu, &needs, 4096, Exactness::Exact, kernels()).expect_err("it holds none");
     assert!(matches!(error, GpuError::NoRoom { .. }), "{error}");
 }
@@ -165,7 +165,7 @@ fn out_of_memory(refused: usize) -> Option<(Block, Result<Experts, GpuError>)> {
     let block = block([Format::Q8_0; 3], 64, 64, Activation::Silu);
     let slab = block.slot_bytes() as u64 + 32;
     gpu.run_out(slab, refused);
-    let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 4 }], most_at_once: 4 };
+    let needs = Needs { blocks: &[block], banks: &[BankNeed::routed(0, 4)], most_at_once: 4 };
     Some((block, Experts::open(gpu, &needs, 4 * slab, Exactness::Exact, kernels())))
 }
 
@@ -186,7 +186,7 @@ fn memory_that_ends_at_some_slab_gives_the_slots_before_it() {
             experts.upload(0, slot, &expert.bytes()).expect("it takes an expert");
         }
         let mut out = vec![0.0; refused * block.d_model()];
-        experts.begin(0, &(0..refused).collect::<Vec<_>>(), &input).expect("it begins");
+        experts.begin(&[(0, &(0..refused).collect::<Vec<_>>())], &input).expect("it begins");
         experts.finish(&mut out).expect("it answers");
         for (expert, out) in all.iter().zip(out.chunks(block.d_model())) {
             assert_eq!(bits(out), bits(&wanted(&block, &expert.bytes(), &input)), "{refused} slabs");
@@ -201,7 +201,7 @@ fn a_device_that_does_not_answer_in_time_is_an_error() {
     experts.set_patience(std::time::Duration::ZERO);
     // An answer may be there at once, but not always.
     for _ in 0..1000 {
-        experts.begin(0, &[0], &input(256)).expect("it begins");
+        experts.begin(&[(0, &[0])], &input(256)).expect("it begins");
         match experts.finish(&mut [0.0; 256]) {
             Ok(()) => {}
             Err(error) => return assert_eq!(error, GpuError::Hung(0)),
@@ -229,14 +229,14 @@ fn close_pipelines_are_close_in_every_format() {
         let Some(gpu) = device() else { return };
         let (ff, d) = if format.block_len() == 256 { (256, 512) } else { (96, 160) };
         let block = block([format; 3], ff, d, Activation::Silu);
-        let needs = Needs { blocks: &[block], banks: &[BankNeed { block: 0, experts: 2 }], most_at_once: 2 };
+        let needs = Needs { blocks: &[block], banks: &[BankNeed::routed(0, 2)], most_at_once: 2 };
         let room = 3 * block.slot_bytes() as u64;
         let mut experts = Experts::open(gpu, &needs, room, Exactness::Close, kernels()).expect("it is close");
         assert_eq!(experts.arithmetic(), Arithmetic::Close);
         let (expert, input) = (random_expert(&block, 9), input(d));
         experts.upload(0, 1, &expert.bytes()).expect("it takes an expert");
         let mut out = vec![0.0; d];
-        experts.begin(0, &[1], &input).expect("it begins");
+        experts.begin(&[(0, &[1])], &input).expect("it begins");
         experts.finish(&mut out).expect("it answers");
         let wanted = wanted(&block, &expert.bytes(), &input);
         let most = wanted.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
@@ -255,8 +255,7 @@ fn rows_of_a_head_are_exact() {
     for (format, budget) in [(Format::Q8_0, 1 << 20), (Format::Q6K, 100 << 10)] {
         let Some(gpu) = device() else { return };
         let experts = block([Format::Q8_0; 3], 64, 64, Activation::Silu);
-        let needs =
-            Needs { blocks: &[experts], banks: &[BankNeed { block: 0, experts: 1 }], most_at_once: 1 };
+        let needs = Needs { blocks: &[experts], banks: &[BankNeed::routed(0, 1)], most_at_once: 1 };
         let mut experts =
             Experts::open(gpu, &needs, 1 << 16, Exactness::Exact, kernels()).expect("it is exact");
         let (rows, cols) = (1000, 256);
@@ -275,5 +274,79 @@ fn rows_of_a_head_are_exact() {
         }
         let none = experts.add_head(&all, 1000, kernels()).expect_err("it holds none");
         assert!(matches!(none, GpuError::NoRoom { .. }), "{none}");
+    }
+}
+
+/// A head that is larger than a buffer of the driver lies in several, down to one group of rows in each.
+#[test]
+fn a_head_in_several_slabs_is_exact() {
+    for (slab, pieces) in [(64 << 10, 5), (10 << 10, 31)] {
+        let Some(mut gpu) = device() else { return };
+        gpu.run_out(slab, usize::MAX);
+        // Wide enough to tell whether `fma()` is fused: the head has the arithmetic of the experts.
+        let experts = block([Format::Q4_0; 3], 64, 64, Activation::Silu);
+        let needs = Needs { blocks: &[experts], banks: &[BankNeed::routed(0, 1)], most_at_once: 1 };
+        let mut experts =
+            Experts::open(gpu, &needs, 1 << 16, Exactness::Exact, kernels()).expect("it is exact");
+        let (rows, cols) = (1000, 256);
+        let bytes = random_expert(&block([Format::Q8_0; 3], 256 * 8, cols, Activation::Silu), 4);
+        let all = bytes.bytes().up.slice_rows(0..rows);
+        let head = experts.add_head(&all, 1 << 20, kernels()).expect("it takes all of it");
+        assert_eq!(head.rows(), 992);
+        let in_one = 992 * all.row_bytes() as u64;
+        assert!(head.bytes() > in_one + 30 * (pieces - 1), "{} bytes in {pieces} slabs", head.bytes());
+        let input = input(cols);
+        let mut wanted = vec![0.0; 992];
+        let x = Activations::new(ActivationKind::Q8, 1, cols, &input);
+        kernels().matmul(all.slice_rows(0..992), x, &mut wanted);
+        for asked in [992, 512, 256, 224, 32] {
+            let mut out = vec![0.0; asked];
+            experts.begin_head(asked, &input).expect("it begins");
+            experts.finish_head(&mut out).expect("it answers");
+            assert_eq!(bits(&out), bits(&wanted[..asked]), "{asked} rows of slabs of {slab} bytes");
+        }
+    }
+}
+
+/// A shared expert of another shape beside routed ones, in one submission and alone.
+#[test]
+fn shared_experts_are_computed_beside_others() {
+    let silu = Activation::Silu;
+    let routed = block([Format::Q4_0; 3], 96, 160, silu);
+    let cases = [
+        block([Format::Q8_0, Format::Q8_0, Format::Iq4Nl], 288, 160, silu),
+        // The same shape as the routed ones: it is prepared a second time.
+        routed,
+    ];
+    for shared in cases {
+        let Some(gpu) = device() else { return };
+        let banks = [BankNeed::routed(0, 3), BankNeed::shared(1), BankNeed::shared(1)];
+        let needs = Needs { blocks: &[routed, shared], banks: &banks, most_at_once: 3 };
+        // Room for the shared ones and two of the routed ones: the shared ones come first.
+        let room = 2 * (routed.slot_bytes() + shared.slot_bytes()) as u64 + 64;
+        let mut experts = Experts::open(gpu, &needs, room, Exactness::Exact, kernels()).expect("it is exact");
+        assert_eq!([0, 1, 2].map(|bank| experts.slots(bank)), [2, 1, 1]);
+        let input = input(160);
+        let all: Vec<_> = [(0, 0), (0, 1), (1, 0), (2, 0)]
+            .into_iter()
+            .zip(0..)
+            .map(|((bank, slot), seed)| {
+                let shape = if bank == 0 { routed } else { shared };
+                let expert = random_expert(&shape, 50 + seed);
+                experts.upload(bank, slot, &expert.bytes()).expect("it takes an expert");
+                wanted(&shape, &expert.bytes(), &input)
+            })
+            .collect();
+        let mut run = |parts: &[(usize, &[usize])], of: &[usize]| {
+            let mut out = vec![0.0; 160 * of.len()];
+            experts.begin(parts, &input).expect("it begins");
+            experts.finish(&mut out).expect("it answers");
+            let wanted: Vec<f32> = of.iter().flat_map(|&index| all[index].clone()).collect();
+            assert_eq!(bits(&out), bits(&wanted), "{parts:?} of {shared:?}");
+        };
+        run(&[(0, &[1, 0]), (1, &[0])], &[1, 0, 2]);
+        run(&[(2, &[0])], &[3]);
+        run(&[(0, &[0]), (2, &[0])], &[0, 3]);
+        run(&[(0, &[1])], &[1]);
     }
 }

@@ -58,14 +58,15 @@ impl ExpertStore {
         let Some(tier) = self.tier() else { return false };
         tier.request(bank, ids, self.streams(), work);
         self.show_device();
-        if work.hits.is_empty() || tier.begin(bank, &work.hits, &input()) {
+        if !work.any() || tier.begin(bank, &work.hits, work.shared, &input()) {
             return true;
         }
         self.device_lost();
         false
     }
 
-    /// Waits for the outputs of the hits, `[hits, d_model]`. Returns whether they are there.
+    /// Waits for the outputs of the hits, `[hits, d_model]`, and of the shared expert. Returns whether
+    /// they are there.
     pub(crate) fn finish_on_device(
         &self,
         bank: usize,
@@ -78,12 +79,16 @@ impl ExpertStore {
             self.device_lost();
             return false;
         }
-        let (took, bank) = (since.elapsed(), self.tensors().bank(bank));
-        let bytes = work.hits.iter().map(|hit| bank.expert_bytes(ids[hit.index] as usize)).sum();
+        let took = since.elapsed();
+        let size = |expert: u32| self.tensors().bank(bank).expert_bytes(expert as usize);
+        let bytes = work.hits.iter().map(|hit| size(ids[hit.index])).sum();
         tier.computed(bytes);
         self.count_hits(Phase::Decode, work.hits.len() as u64, bytes);
-        if let Some(read) =
-            self.seconds_to_read(bytes).filter(|&read| tier.waited(took, work.hits.len(), read))
+        if work.shared {
+            tier.shared_computed(bank);
+        }
+        let (hits, shared) = (work.hits.len(), work.shared.then_some(bank));
+        if let Some(read) = self.seconds_to_read(bytes).filter(|&read| tier.waited(took, hits, read, shared))
         {
             let words =
                 if read > 0.0 { "reading experts and computing them on the CPU" } else { "the CPU alone" };
@@ -91,6 +96,23 @@ impl ExpertStore {
             self.device_lost();
         }
         true
+    }
+
+    /// Compares what the device gave for a shared expert with the CPU's. A device that gave something else is
+    /// dropped.
+    pub(crate) fn check_shared(&self, got: &[f32], wanted: &[f32]) {
+        let Some(tier) = self.tier() else { return };
+        if !Self::agrees(tier, got, wanted) {
+            tier.drop_device("it gave other bits than the CPU for a shared expert".to_owned());
+            self.device_lost();
+        }
+    }
+
+    /// Notes how long the CPU took for the shared expert beside a bank, for one token.
+    pub(crate) fn shared_took(&self, bank: usize, took: Duration) {
+        if let Some(tier) = self.tier() {
+            tier.shared_took(bank, took);
+        }
     }
 
     /// Begins to multiply rows of the head, of which there are `all`, with a token's packed input. Returns
@@ -164,7 +186,7 @@ impl ExpertStore {
         if let Some(Check { input, wanted }) = check.filter(|_| done) {
             let mut out = vec![0.0; wanted.len()];
             let hit = super::tier::Hit { index: 0, slot: upload.slot };
-            done = tier.begin(bank, &[hit], input) && tier.finish(&mut out);
+            done = tier.begin(bank, &[hit], false, input) && tier.finish(&mut out);
             if done && !Self::agrees(tier, &out, wanted) {
                 tier.drop_device(format!("it gave other bits than the CPU for expert {}", upload.expert));
                 done = false;

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use moelten_loader::spec::{Activation, ModelSpec, Op};
+use moelten_loader::spec::{Activation, ModelSpec, Op, Part, SharedExpert};
 use moelten_loader::tensors::bank::{ExpertBank, MatrixRef};
+use moelten_loader::tensors::roles::{LayerTensor, Role};
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::{Format, Line, QMatrix};
 
@@ -58,14 +59,15 @@ pub trait ExpertDevice: Send {
     /// What went wrong, in words.
     fn upload(&mut self, bank: usize, slot: usize, expert: &ExpertView<'_>) -> Result<(), String>;
 
-    /// Begins to compute the experts in some slots over the packed input of one token.
+    /// Begins to compute the experts in some slots over the packed input of one token, and with `shared` the
+    /// shared expert beside the bank, which is one of [`DeviceOffer::shared`].
     ///
     /// # Errors
     /// What went wrong, in words.
-    fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), String>;
+    fn begin(&mut self, bank: usize, slots: &[usize], shared: bool, input: &[Line]) -> Result<(), String>;
 
-    /// Waits for the outputs of what was begun, `[slots, d_model]`: those of the CPU as
-    /// [`DeviceOffer::exact`] says.
+    /// Waits for the outputs of what was begun, `[slots, d_model]` and then those of the shared expert: those
+    /// of the CPU as [`DeviceOffer::exact`] says.
     ///
     /// # Errors
     /// What went wrong, in words.
@@ -100,6 +102,15 @@ pub struct HeadOffer {
     pub time: Duration,
 }
 
+/// A shared expert on a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedOffer {
+    /// Bytes of its weights.
+    pub bytes: u64,
+    /// What it takes of a submission.
+    pub time: Duration,
+}
+
 /// A device that was tested and measured, with what it offers.
 pub struct DeviceOffer {
     /// Ready to take experts.
@@ -114,6 +125,8 @@ pub struct DeviceOffer {
     pub slots: Vec<usize>,
     /// Bytes of all slots.
     pub bytes: u64,
+    /// The shared expert beside each bank of the model, where the device has it.
+    pub shared: Vec<Option<SharedOffer>>,
     /// Rows of the model's head beside them, if there are any.
     pub head: Option<HeadOffer>,
     /// From a submission to its results, without computing.
@@ -133,6 +146,80 @@ pub fn expert_shapes(spec: &ModelSpec, tensors: &TensorStore) -> Vec<Option<Expe
     tensors.banks().iter().map(|bank| shape(spec, bank)).collect()
 }
 
+/// The shared expert beside each bank, by the number of the bank: its weights and the activation. `None`
+/// where there is none, or where it reads something else than the experts of the bank, or has biases.
+pub fn shared_experts(spec: &ModelSpec, tensors: &TensorStore) -> Vec<Option<SharedWeights>> {
+    tensors.banks().iter().map(|bank| shared(spec, tensors, bank)).collect()
+}
+
+/// The weights of a shared expert.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedWeights {
+    /// `None` in one of two matrices.
+    pub gate: Option<MatrixRef>,
+    /// `[d_ff, d_model]`.
+    pub up: MatrixRef,
+    /// `[d_model, d_ff]`.
+    pub down: MatrixRef,
+    /// Between the products.
+    pub activation: Activation,
+}
+
+impl SharedWeights {
+    /// As the experts of a bank have one.
+    pub fn shape(&self) -> ExpertShape {
+        let &Self { gate, up, down, activation } = self;
+        ExpertShape {
+            gate: gate.as_ref().map(MatrixShape::of),
+            up: MatrixShape::of(&up),
+            down: MatrixShape::of(&down),
+            bias: false,
+            activation,
+        }
+    }
+
+    /// Its bytes.
+    pub fn view<'a>(&self, tensors: &'a TensorStore) -> ExpertView<'a> {
+        let view = |matrix: &MatrixRef| tensors.view(matrix);
+        ExpertView {
+            gate: self.gate.as_ref().map(view),
+            up: view(&self.up),
+            down: view(&self.down),
+            gate_bias: None,
+            up_bias: None,
+        }
+    }
+}
+
+impl MatrixShape {
+    fn of(matrix: &MatrixRef) -> Self {
+        Self { format: matrix.format, rows: matrix.rows, cols: matrix.cols }
+    }
+}
+
+fn shared(spec: &ModelSpec, tensors: &TensorStore, bank: &ExpertBank) -> Option<SharedWeights> {
+    let Op::Moe(moe) = op_of(spec, bank)? else { return None };
+    let (SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp)) = &moe.shared else { return None };
+    if mlp.bias || moe.latent.is_some() || moe.weighs_inputs {
+        return None;
+    }
+    let matrix = |part: Part| {
+        let role = Role::Layer(bank.key.layer, LayerTensor::Shared(part));
+        let found = tensors.dense().find(|(found, _)| *found == role)?.1;
+        (!tensors.is_arranged(&found)).then_some(found)
+    };
+    let gate = if mlp.gated { Some(matrix(Part::Gate)?) } else { None };
+    let (up, down) = (matrix(Part::Up)?, matrix(Part::Down)?);
+    Some(SharedWeights { gate, up, down, activation: mlp.activation })
+}
+
+/// What a bank belongs to.
+fn op_of<'a>(spec: &'a ModelSpec, bank: &ExpertBank) -> Option<&'a Op> {
+    let layer = spec.layers.get(bank.key.layer)?;
+    let with_banks = layer.branches.iter().filter(|branch| branch.op.bank(spec.d_model).is_some());
+    with_banks.map(|branch| &branch.op).nth(bank.key.bank)
+}
+
 /// Most experts that a token visits in one bank.
 pub fn most_experts(spec: &ModelSpec) -> usize {
     let ops = spec.layers.iter().flat_map(|layer| &layer.branches).map(|branch| &branch.op);
@@ -141,10 +228,8 @@ pub fn most_experts(spec: &ModelSpec) -> usize {
 }
 
 fn shape(spec: &ModelSpec, bank: &ExpertBank) -> Option<ExpertShape> {
-    let layer = spec.layers.get(bank.key.layer)?;
-    let with_banks = layer.branches.iter().filter(|branch| branch.op.bank(spec.d_model).is_some());
-    let Op::Moe(moe) = &with_banks.map(|branch| &branch.op).nth(bank.key.bank)? else { return None };
-    let of = |matrix: &MatrixRef| MatrixShape { format: matrix.format, rows: matrix.rows, cols: matrix.cols };
+    let Op::Moe(moe) = op_of(spec, bank)? else { return None };
+    let of = MatrixShape::of;
     let first: Vec<MatrixShape> = bank.iter().next()?.iter().map(of).collect();
     let alike = bank.iter().all(|expert| expert.iter().map(of).eq(first.iter().copied()));
     let (gate, up, down) = match (first.as_slice(), moe.expert.gated) {

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use moelten_quant::Line;
 
 use super::device::{DeviceOffer, ExpertDevice, ExpertView};
+pub use super::device_stats::DeviceStats;
 use super::head_share::HeadShare;
 use super::policy::{Policy, Ranking};
-use super::split::LayerTimes;
+use super::shared_share::SharedExperts;
+use super::split::{LayerTimes, Split};
 
 /// Most uploads for one token in one layer.
 pub const MOST_UPLOADS: usize = 2;
@@ -56,84 +58,18 @@ pub struct Upload {
 pub struct DeviceWork {
     /// In ascending order of the experts.
     pub hits: Vec<Hit>,
+    /// Whether the shared expert is computed too.
+    pub shared: bool,
+    /// Whether its output is compared with the CPU's.
+    pub check_shared: bool,
     /// Promotions.
     pub uploads: Vec<Upload>,
 }
 
-/// Counters of a device, and what is known of it.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct DeviceStats {
-    /// What people know the device by.
-    pub name: String,
-    /// How it computes.
-    pub arithmetic: String,
-    /// Whether it gives the bits of the CPU.
-    pub exact: bool,
-    /// Bytes of all slots.
-    pub bytes: u64,
-    /// Bytes of the rows of the head that it has.
-    pub head_bytes: u64,
-    /// How many these are.
-    pub head_held: usize,
-    /// From a submission of all of them to their results.
-    pub head_time: Duration,
-    /// Rows of the head that it computed of the last token.
-    pub head_rows: usize,
-    /// Tokens of which it computed rows of the head.
-    pub heads: u64,
-    /// Slots of all banks.
-    pub slots: usize,
-    /// Experts in them.
-    pub held: usize,
-    /// Experts that it has computed.
-    pub used: u64,
-    /// Their bytes.
-    pub used_bytes: u64,
-    /// Experts that tokens visited in layers where it might have computed them.
-    pub asked: u64,
-    /// Layers of decoded tokens in which it might have computed some.
-    pub layers: u64,
-    /// Experts that were copied to it.
-    pub uploads: u64,
-    /// Comparisons with the CPU while the model runs.
-    pub verified: u64,
-    /// From a submission to its results, without computing.
-    pub launch: Duration,
-    /// More for each expert: the slowest bank.
-    pub each: Duration,
-    /// An expert on the CPU; zero before it was measured.
-    pub host: Duration,
-    /// Bytes that are copied to it in a second.
-    pub upload: f64,
-    /// Why it is not used any more.
-    pub dropped: Option<String>,
-}
-
-impl DeviceStats {
-    /// The same with the counts since `before`.
-    #[must_use]
-    pub fn since(mut self, before: &Self) -> Self {
-        let counts = [
-            (&mut self.used, before.used),
-            (&mut self.used_bytes, before.used_bytes),
-            (&mut self.asked, before.asked),
-            (&mut self.layers, before.layers),
-            (&mut self.heads, before.heads),
-            (&mut self.uploads, before.uploads),
-            (&mut self.verified, before.verified),
-        ];
-        counts.into_iter().for_each(|(count, before)| *count -= before);
-        self
-    }
-
-    /// Bytes of everything that the device has.
-    pub fn all_bytes(&self) -> u64 {
-        self.bytes + self.head_bytes
-    }
-
-    /// `exact` or `close`.
-    pub fn exactness(&self) -> &'static str {
-        if self.exact { "exact" } else { "close" }
+impl DeviceWork {
+    /// Whether there is something to submit.
+    pub fn any(&self) -> bool {
+        !self.hits.is_empty() || self.shared
     }
 }
 
@@ -155,6 +91,18 @@ struct State {
     host: (f64, u32),
     waited: Waited,
     head: Option<HeadShare>,
+    shared: SharedExperts,
+}
+
+impl State {
+    /// What is known of the times of a bank's layer. Where experts are read, what the CPU takes for one
+    /// is not known, and not asked for.
+    fn times(&self, bank: usize, must: bool) -> Option<LayerTimes> {
+        let (host, layers) = self.host;
+        let host = if layers >= LEARN { Some(host) } else { must.then_some(0.0) };
+        let times = LayerTimes::new(self.launch, self.banks[bank].1, host?);
+        Some(LayerTimes { shared: self.shared.times(bank), ..times })
+    }
 }
 
 /// What a device has cost and saved since it was last judged.
@@ -167,7 +115,7 @@ struct Waited {
     /// Experts that it computed.
     hits: usize,
     layers: u32,
-    /// Seconds that the rows of the head that it computed would have taken without it.
+    /// Seconds that its rows of the head and its shared experts would have taken without it.
     beside: f64,
     /// Seconds of copies to it.
     copying: f64,
@@ -205,6 +153,8 @@ impl DeviceTier {
             arithmetic: offer.arithmetic,
             exact: offer.exact,
             bytes: offer.bytes,
+            shared: offer.shared.iter().flatten().count(),
+            shared_each: offer.shared.iter().flatten().map(|shared| shared.time).max().unwrap_or_default(),
             head_bytes: offer.head.map_or(0, |head| head.bytes),
             head_held: offer.head.map_or(0, |head| head.rows),
             head_time: offer.head.map_or(Duration::ZERO, |head| head.time),
@@ -222,6 +172,7 @@ impl DeviceTier {
             host: (0.0, 0),
             waited: Waited::default(),
             head: offer.head.map(HeadShare::new),
+            shared: SharedExperts::new(offer.shared),
         };
         Self { alive: AtomicBool::new(true), state: Mutex::new(state), stats: Mutex::new(stats) }
     }
@@ -258,20 +209,37 @@ impl DeviceTier {
     /// says that those in slots are nowhere else in memory.
     pub fn request(&self, bank: usize, ids: &[u32], must: bool, work: &mut DeviceWork) {
         let mut state = self.state();
-        let (launch, always) = (state.launch, state.always);
-        let host = (state.host.1 >= LEARN).then_some(state.host.0);
-        let (bank, each) = &mut state.banks[bank];
-        bank.request(ids, work);
-        if !must && !always {
-            let times = host.map(|host| LayerTimes::new(launch, *each, host));
-            work.hits.truncate(times.map_or(0, |times| times.best(ids.len(), work.hits.len())));
-        }
-        let held = work.hits.len() as u64;
+        state.banks[bank].0.request(ids, work);
+        let held = work.hits.len();
+        let split = match state.times(bank, must) {
+            _ if state.always => Split { experts: held, shared: state.shared.has(bank) },
+            Some(times) => times.best(ids.len(), held, must),
+            None => Split { experts: 0, shared: false },
+        };
+        work.hits.truncate(split.experts);
+        work.shared = split.shared;
+        work.check_shared = split.shared && state.shared.begun(bank).is_multiple_of(VERIFY_EVERY);
         self.count(|stats| {
             stats.layers += 1;
             stats.asked += ids.len() as u64;
-            stats.used += held;
+            stats.used += split.experts as u64;
+            stats.verified += u64::from(work.check_shared);
         });
+    }
+
+    /// Counts a shared expert that was computed by the device.
+    pub fn shared_computed(&self, bank: usize) {
+        let bytes = self.state().shared.bytes(bank);
+        self.count(|stats| {
+            stats.shared_used += 1;
+            stats.shared_used_bytes += bytes;
+        });
+    }
+
+    /// Notes how long the CPU took for a shared expert.
+    pub fn shared_took(&self, bank: usize, took: Duration) {
+        let slowest = self.state().shared.host_took(bank, took);
+        self.count(|stats| stats.shared_host = slowest);
     }
 
     /// Counts the bytes of experts that were computed by the device.
@@ -291,18 +259,20 @@ impl DeviceTier {
         self.count(|stats| stats.host = average);
     }
 
-    /// Notes how long a layer waited for `hits` experts of the device after the CPU had done its part, and
-    /// how long reading them would have taken. Returns whether it has been faster for long to do without
-    /// the device.
-    pub fn waited(&self, took: Duration, hits: usize, read: f64) -> bool {
+    /// Notes how long a layer waited for `hits` experts of the device after the CPU had done its part,
+    /// how long reading them would have taken, and the bank whose shared expert it computed too. Returns
+    /// whether it has been faster for long to do without the device.
+    pub fn waited(&self, took: Duration, hits: usize, read: f64, shared: Option<usize>) -> bool {
         let mut state = self.state();
         let (host, layers) = state.host;
+        let beside = shared.map_or(0.0, |bank| state.shared.host_seconds(bank));
         if state.always || layers < LEARN {
             return false;
         }
         let waited = &mut state.waited;
         waited.seconds += took.as_secs_f64();
         waited.without += hits as f64 * host + read;
+        waited.beside += beside;
         waited.hits += hits;
         waited.layers += 1;
         let in_vain = waited.in_vain(host);
@@ -318,10 +288,11 @@ impl DeviceTier {
         !state.always && state.host.1 >= LEARN && state.waited.in_vain(state.host.0)
     }
 
-    /// Begins to compute hits. Returns whether the device does it; it is dropped if not.
-    pub fn begin(&self, bank: usize, hits: &[Hit], input: &[Line]) -> bool {
+    /// Begins to compute hits, and perhaps the shared expert. Returns whether the device does it; it is
+    /// dropped if not.
+    pub fn begin(&self, bank: usize, hits: &[Hit], shared: bool, input: &[Line]) -> bool {
         let slots: Vec<usize> = hits.iter().map(|hit| hit.slot).collect();
-        self.with_device(|device| device.begin(bank, &slots, input))
+        self.with_device(|device| device.begin(bank, &slots, shared, input))
     }
 
     /// Waits for the outputs. Returns whether they are there; the device is dropped if not.

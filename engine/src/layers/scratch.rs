@@ -274,6 +274,8 @@ pub struct DeviceScratch {
     pub host: Visits,
     /// Index of each expert of these among all of the token.
     pub host_at: Vec<usize>,
-    /// Outputs of the device, `[hits, width]`.
+    /// Outputs of the device, `[hits, width]`, and of the shared expert after them.
     pub outputs: Vec<f32>,
+    /// What the device gave for the shared expert; empty where the CPU computes it.
+    pub shared: Vec<f32>,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use moelten_engine::plan::{Io, Ram};
 use moelten_engine::{
-    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, KvFormat, MatrixShape, Model,
-    expert_shapes,
+    DeviceOffer, ExpertDevice, ExpertShape, ExpertView, HeadOffer, KvFormat, MatrixShape, Model, SharedOffer,
+    expert_shapes, shared_experts,
 };
 use moelten_loader::spec::Activation;
 use moelten_loader::tensors::bank::MatrixRef;
@@ -28,12 +28,15 @@ struct Calls {
     all: AtomicUsize,
     computed: AtomicUsize,
     heads: AtomicUsize,
+    shared: AtomicUsize,
 }
 
 struct Copies {
     shapes: Vec<Option<ExpertShape>>,
     slots: Vec<Vec<Option<Copied>>>,
-    begun: Option<(usize, Vec<usize>, Vec<Line>)>,
+    /// The shared expert beside each bank.
+    shared: Vec<Option<(ExpertShape, Copied)>>,
+    begun: Option<(usize, Vec<usize>, bool, Vec<Line>)>,
     /// The first rows of the head, and the input that they are asked for.
     head: Vec<f32>,
     first_rows: Option<(MatrixRef, Vec<u8>)>,
@@ -54,7 +57,10 @@ impl Copies {
 
     fn expert(&self, bank: usize, slot: usize, x: &[Line]) -> Vec<f32> {
         let shape = self.shapes[bank].expect("only banks of one shape have slots");
-        let (bytes, biases) = self.slots[bank][slot].as_ref().expect("the slot has an expert");
+        Self::outputs(shape, self.slots[bank][slot].as_ref().expect("the slot has an expert"), x)
+    }
+
+    fn outputs(shape: ExpertShape, (bytes, biases): &Copied, x: &[Line]) -> Vec<f32> {
         let kernels = Kernels::for_isa(Isa::Scalar).expect("it is everywhere");
         let product = |i: usize, MatrixShape { format, rows, cols }: MatrixShape, x: &[Line]| {
             let mut out = vec![0.0; rows];
@@ -92,24 +98,26 @@ impl Copies {
 impl ExpertDevice for Copies {
     fn upload(&mut self, bank: usize, slot: usize, expert: &ExpertView<'_>) -> Result<(), String> {
         self.call()?;
-        let matrices = expert.gate.iter().chain([&expert.up, &expert.down]);
-        let biases = [expert.gate_bias, expert.up_bias].map(|bias| bias.map(<[f32]>::to_vec));
-        let copied = (matrices.map(|matrix| matrix.data().to_vec()).collect(), biases);
-        self.slots[bank][slot] = Some(copied);
+        self.slots[bank][slot] = Some(copied(expert));
         Ok(())
     }
 
-    fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), String> {
+    fn begin(&mut self, bank: usize, slots: &[usize], shared: bool, input: &[Line]) -> Result<(), String> {
         self.call()?;
         assert!(self.begun.is_none(), "what was begun has ended");
-        self.begun = Some((bank, slots.to_vec(), input.to_vec()));
+        self.begun = Some((bank, slots.to_vec(), shared, input.to_vec()));
         Ok(())
     }
 
     fn finish(&mut self, out: &mut [f32]) -> Result<(), String> {
-        let (bank, slots, input) = self.begun.take().expect("something was begun");
+        let (bank, slots, shared, input) = self.begun.take().expect("something was begun");
         let wrong = self.call()?;
-        let all: Vec<f32> = slots.iter().flat_map(|&slot| self.expert(bank, slot, &input)).collect();
+        let mut all: Vec<f32> = slots.iter().flat_map(|&slot| self.expert(bank, slot, &input)).collect();
+        if shared {
+            let (shape, expert) = self.shared[bank].as_ref().expect("it was offered");
+            all.extend(Self::outputs(*shape, expert, &input));
+            self.calls.shared.fetch_add(1, Ordering::Relaxed);
+        }
         out.copy_from_slice(&all);
         out[0] += f32::from(u8::from(wrong));
         self.calls.computed.fetch_add(slots.len(), Ordering::Relaxed);
@@ -136,6 +144,23 @@ impl ExpertDevice for Copies {
     }
 }
 
+fn copied(expert: &ExpertView<'_>) -> Copied {
+    let matrices = expert.gate.iter().chain([&expert.up, &expert.down]);
+    let biases = [expert.gate_bias, expert.up_bias].map(|bias| bias.map(<[f32]>::to_vec));
+    (matrices.map(|matrix| matrix.data().to_vec()).collect(), biases)
+}
+
+/// The shared experts of a model whose products are of codes.
+fn all_shared(model: &Model) -> Vec<Option<(ExpertShape, Copied)>> {
+    let all = shared_experts(model.spec(), model.tensors()).into_iter();
+    let copy = |weights: moelten_engine::SharedWeights| {
+        let formats = [weights.up.format, weights.down.format];
+        let codes = formats.iter().all(|&format| ActivationKind::of(format) == ActivationKind::Q8);
+        codes.then(|| (weights.shape(), copied(&weights.view(model.tensors()))))
+    };
+    all.map(|weights| weights.and_then(copy)).collect()
+}
+
 /// Rows of the head that the device has.
 const HEAD: usize = 64;
 
@@ -151,6 +176,7 @@ fn first_rows(model: &Model) -> Option<(MatrixRef, Vec<u8>)> {
 /// Gives a model a device with some slots for each bank.
 fn with_device(model: &Model, per_bank: usize, fails: Option<(usize, bool)>) -> Arc<Calls> {
     let (shapes, calls) = (expert_shapes(model.spec(), model.tensors()), Arc::<Calls>::default());
+    let shared = all_shared(model);
     let slots = |(shape, experts): (&Option<ExpertShape>, usize)| {
         if shape.is_some() { per_bank.min(experts) } else { 0 }
     };
@@ -161,6 +187,10 @@ fn with_device(model: &Model, per_bank: usize, fails: Option<(usize, bool)>) -> 
         arithmetic: "the CPU's".to_owned(),
         exact: true,
         bytes: 0,
+        shared: shared
+            .iter()
+            .map(|shared| shared.as_ref().map(|_| SharedOffer { bytes: 1, time: Duration::ZERO }))
+            .collect(),
         head: first_rows(model).map(|_| HeadOffer { rows: HEAD, bytes: 0, time: Duration::ZERO }),
         launch: Duration::ZERO,
         each: vec![Duration::ZERO; slots.len()],
@@ -169,6 +199,7 @@ fn with_device(model: &Model, per_bank: usize, fails: Option<(usize, bool)>) -> 
         device: Box::new(Copies {
             slots: slots.iter().map(|&slots| (0..slots).map(|_| None).collect()).collect(),
             shapes,
+            shared,
             begun: None,
             head: Vec::new(),
             first_rows: first_rows(model),
@@ -196,7 +227,7 @@ fn ways(threads: usize) -> [How; 3] {
 
 #[test]
 fn a_device_never_changes_a_bit() {
-    let (dir, mut heads) = (tempfile::tempdir().unwrap(), 0);
+    let (dir, mut heads, mut shared) = (tempfile::tempdir().unwrap(), 0, 0);
     for (family, formats) in MODELS {
         let path = dir.path().join(format!("{family}.gguf"));
         // Blocks of 256 need wide models.
@@ -216,10 +247,15 @@ fn a_device_never_changes_a_bit() {
                 assert!(stats.used > 20 && stats.verified > 0, "{family}, {slots} slots, {how:?}: {stats:?}");
                 assert!(calls.computed.load(Ordering::Relaxed) as u64 >= stats.used, "{stats:?}");
                 heads += calls.heads.load(Ordering::Relaxed);
+                let of_model = calls.shared.load(Ordering::Relaxed);
+                assert_eq!(of_model as u64, stats.shared_used, "{family}, {how:?}");
+                assert_eq!(of_model > 0, stats.shared > 0, "{family}, {how:?}");
+                shared += of_model;
             }
         }
     }
     assert!(heads > 48, "heads were computed by the device, in {heads} tokens");
+    assert!(shared > 48, "{shared} shared experts were computed by the device");
 }
 
 /// Also after a prompt, whose experts are all computed by the CPU, among them those that the device has.
@@ -279,4 +315,26 @@ fn a_device_that_gives_other_bits_is_dropped_before_it_is_used() {
     assert!(got == wanted);
     let stats = model.experts().device_stats().unwrap();
     assert!(stats.dropped.is_some_and(|reason| reason.contains("other bits")) && stats.used == 0);
+}
+
+/// A shared expert with other bits is found at its first use, and one that fails is computed by the CPU.
+#[test]
+fn a_shared_expert_that_fails_or_is_wrong_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qwen2moe.gguf");
+    converted(&folder("qwen2moe"), &[Format::Q8_0], &path);
+    let ids: Vec<u32> = golden("qwen2moe").ids.into_iter().cycle().take(24).collect();
+    let wanted = stepwise(&mut session(&model(&path, How::default()), KvFormat::F16), &ids);
+    for how in ways(2) {
+        for fails in [(0, false), (1, false), (2, false), (3, false), (9, false), (0, true)] {
+            let model = model(&path, how);
+            // No slots: it computes shared experts and rows of the head alone.
+            let calls = with_device(&model, 0, Some(fails));
+            let got = stepwise(&mut session(&model, KvFormat::F16), &ids);
+            assert!(got == wanted, "{how:?}, {fails:?}");
+            let reason = model.experts().device_stats().unwrap().dropped.expect("it is not used any more");
+            assert_eq!(reason.contains("other bits"), fails.1, "{how:?}, {fails:?}: {reason}");
+            assert!(calls.computed.load(Ordering::Relaxed) == 0);
+        }
+    }
 }

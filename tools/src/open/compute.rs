@@ -275,8 +275,8 @@ impl ComputeArgs {
         opening(&options, || Ok(Arc::new(Model::new(runtime, spec, tensors, &options)?)))
     }
 
-    /// The GPU that the options name, tried without a model. A model that is open on it will have given `held`
-    /// bytes of its memory back.
+    /// The GPU that the options name, tried without a model. A model that is open on it will have given
+    /// `held` bytes of its memory back.
     ///
     /// # Errors
     /// As [`GpuArgs::tried`].

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::gpu_work::{self, Tiers};
 use super::progress::bytes;
 use crate::bench::beside::Rates;
-use crate::bench::measure::{Measured, Work};
+use crate::bench::measure::{Measured, Prefill, Work};
 
 /// Everything that is printed.
 pub struct BenchReport<'a> {
@@ -38,9 +38,9 @@ struct DecodeFigures {
     share_of_ram: Rates,
     gb_per_s_with_kv: f64,
     share_of_ram_with_kv: Rates,
-    /// What each place does of a token, and with it the hardware limit: the bytes of a token that the CPU reads
-    /// at the speed of RAM, those from the disk at its speed, or the time of a GPU's part, whichever is
-    /// longest.
+    /// What each place does of a token, and with it the hardware limit: the bytes of a token that the CPU
+    /// reads at the speed of RAM, those from the disk at its speed, or the time of a GPU's part,
+    /// whichever is longest.
     tiers: Tiers,
 }
 
@@ -84,19 +84,6 @@ impl BenchReport<'_> {
     pub fn json(&self) -> Value {
         let Measured { prefill, decode, disk_bytes } = &self.measured;
         let (plan, work) = (self.model.runtime().pool().plan(), self.work);
-        let prefill_json = prefill.as_ref().map(|prefill| {
-            let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
-            json!({
-                "tokens": work.prefill,
-                "tokens_per_s": prefill.rates.median,
-                "tokens_per_s_min": prefill.rates.min,
-                "tokens_per_s_max": prefill.rates.max,
-                "first_tokens_per_s": prefill.first_rate,
-                "operations_per_token": prefill.operations_per_token,
-                "int8_tops": tops,
-                "share_of_int8": prefill.int8.shares(prefill.operations_per_token / 1e12).median,
-            })
-        });
         let decode_json = decode.as_ref().zip(self.decode_figures()).map(|(decode, figures)| {
             json!({
                 "tokens": work.decode,
@@ -132,7 +119,7 @@ impl BenchReport<'_> {
             "pinned": matches!(plan.placement, Placement::Pinned(_)),
             "kv": work.kv.name(),
             "repeat": work.repeat,
-            "prefill": prefill_json,
+            "prefill": prefill.as_ref().map(|prefill| prefill_json(prefill, work)),
             "decode": decode_json,
             "limits": {
                 "ram_gb_per_s": ram.map(|ram| ram.median),
@@ -305,6 +292,21 @@ impl BenchReport<'_> {
         lines.push(String::new());
         lines.join("\n")
     }
+}
+
+/// Figures of prefill, for programs.
+fn prefill_json(prefill: &Prefill, work: Work) -> Value {
+    let tops = prefill.operations_per_token * prefill.rates.median / 1e12;
+    json!({
+        "tokens": work.prefill,
+        "tokens_per_s": prefill.rates.median,
+        "tokens_per_s_min": prefill.rates.min,
+        "tokens_per_s_max": prefill.rates.max,
+        "first_tokens_per_s": prefill.first_rate,
+        "operations_per_token": prefill.operations_per_token,
+        "int8_tops": tops,
+        "share_of_int8": prefill.int8.shares(prefill.operations_per_token / 1e12).median,
+    })
 }
 
 /// Median, slowest and fastest, aligned.

@@ -15,7 +15,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{BankKey, BankSpec, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
 
-use super::vram::{Layer, VramFigures, VramSlots, shares};
+use super::vram::{Layer, SharedLayer, VramFigures, VramSlots, shares};
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;
 use crate::open::ComputeArgs;
@@ -251,6 +251,7 @@ impl Outline {
             each: self.routed as f64 / visits / gpu.rate,
             launch: layers as f64 * gpu.launch,
             only_there,
+            shared: None,
         }
     }
 }
@@ -283,6 +284,11 @@ fn gpu_layers(loaded: &LoadedModel, plan: &Plan, gpu: &VramSlots, locality: Opti
             each: gpu.each.get(number).copied().unwrap_or(0.0),
             launch: gpu.launch,
             only_there: ram < 1.0,
+            shared: gpu.shared.get(number).copied().flatten().map(|(bytes, each)| SharedLayer {
+                bytes,
+                host: 0.0,
+                each,
+            }),
         }
     };
     loaded.spec.banks().enumerate().map(layer).collect()
@@ -321,8 +327,9 @@ impl Token {
         let (mut seconds, mut on_gpu) = (computing, 0.0);
         for (layer, &bytes) in self.gpu.iter().zip(&self.routed).filter(|(layer, _)| layer.visits > 0.0) {
             let host = bytes * rate / layer.visits;
-            let (took, computed) = Layer { host, ..*layer }.seconds();
-            seconds += took - bytes * rate;
+            let shared = layer.shared.map(|shared| SharedLayer { host: shared.bytes * rate, ..shared });
+            let (took, computed) = Layer { host, shared, ..*layer }.seconds();
+            seconds += took - bytes * rate - shared.map_or(0.0, |shared| shared.host);
             on_gpu += bytes * computed / layer.visits;
         }
         (seconds, if routed > 0.0 { on_gpu / routed } else { 0.0 })
@@ -462,7 +469,15 @@ mod tests {
     #[test]
     fn a_gpu_takes_over_what_it_has() {
         // Computing 1 GB takes 1/12 s, of which 0.8 belong to one bank of 8 visits: 8.3 ms each.
-        let layer = Layer { visits: 8.0, held: 4.0, host: 0.0, each: 1e-3, launch: 1e-4, only_there: false };
+        let layer = Layer {
+            visits: 8.0,
+            held: 4.0,
+            host: 0.0,
+            each: 1e-3,
+            launch: 1e-4,
+            only_there: false,
+            shared: None,
+        };
         let token = |only_there| Token {
             dense: 0.2e9,
             routed: vec![0.8e9],

@@ -1,7 +1,7 @@
-//! What a GPU did for a model, in words and as JSON: its times, the split of a layer, where experts were found,
-//! and how fast each place alone would be. It must not know how any of it is measured.
+//! What a GPU did for a model, in words and as JSON: its times, the split of a layer, where experts were
+//! found, and how fast each place alone would be. It must not know how any of it is measured.
 
-use moelten_engine::{DeviceStats, LayerTimes};
+use moelten_engine::{DeviceStats, LayerTimes, SharedTimes, Split};
 use serde_json::{Value, json};
 
 use super::gpu::micros;
@@ -45,9 +45,11 @@ impl Tiers {
 /// The part of a token that a GPU does: seconds, and bytes of weights that the CPU need not read.
 pub fn of_token(stats: &DeviceStats, tokens: f64) -> (f64, f64) {
     let launch = stats.launch.as_secs_f64();
-    let launches = if stats.used > 0 { stats.layers as f64 * launch } else { 0.0 };
-    let experts = launches + stats.used as f64 * stats.each.as_secs_f64();
-    let (mut seconds, mut bytes) = (experts / tokens, stats.used_bytes as f64 / tokens);
+    let (routed, shared) = (stats.used as f64, stats.shared_used as f64);
+    let launches = if routed + shared > 0.0 { stats.layers as f64 * launch } else { 0.0 };
+    let experts = routed * stats.each.as_secs_f64() + shared * stats.shared_each.as_secs_f64();
+    let mut seconds = (launches + experts) / tokens;
+    let mut bytes = (stats.used_bytes + stats.shared_used_bytes) as f64 / tokens;
     if stats.heads > 0 && stats.head_held > 0 {
         let share = stats.head_rows as f64 / stats.head_held as f64;
         seconds += launch + (stats.head_time.as_secs_f64() - launch).max(0.0) * share;
@@ -63,14 +65,20 @@ fn of_layer(stats: &DeviceStats, count: u64) -> f64 {
 
 /// The measured times of a layer; `None` while the CPU's are not known.
 fn times(stats: &DeviceStats) -> Option<LayerTimes> {
-    let known = !stats.host.is_zero();
-    known.then(|| LayerTimes::new(stats.launch, stats.each, stats.host.as_secs_f64()))
+    if stats.host.is_zero() {
+        return None;
+    }
+    let known = stats.shared > 0 && !stats.shared_host.is_zero();
+    let (each, host) = (stats.shared_each.as_secs_f64(), stats.shared_host.as_secs_f64());
+    let shared = known.then_some(SharedTimes { each, host });
+    let times = LayerTimes::new(stats.launch, stats.each, stats.host.as_secs_f64());
+    Some(LayerTimes { shared, ..times })
 }
 
-/// How many of a layer's experts a GPU with all of them should compute, and of how many.
-fn best(stats: &DeviceStats, times: LayerTimes) -> (usize, usize) {
+/// What of a layer a GPU with all of its experts should compute, and of how many.
+fn best(stats: &DeviceStats, times: LayerTimes) -> (Split, usize) {
     let all = of_layer(stats, stats.asked).round() as usize;
-    (times.best(all, all), all)
+    (times.best(all, all, false), all)
 }
 
 /// For people, a line for each thing. `tiers` are those of timed runs, if there were any.
@@ -87,6 +95,7 @@ pub fn lines(stats: &DeviceStats, tiers: Option<&Tiers>) -> Vec<String> {
         times_line(stats),
         split_line(stats),
     ];
+    lines.extend(shared_line(stats));
     lines.extend(best_line(stats));
     if let Some(tiers) = tiers {
         let [vram, ram, disk] = tiers.shares.map(|share| format!("{:.1} %", 100.0 * share));
@@ -131,15 +140,33 @@ fn split_line(stats: &DeviceStats) -> String {
     )
 }
 
+/// The shared experts, if it has any.
+fn shared_line(stats: &DeviceStats) -> Option<String> {
+    let host = match stats.shared_host.is_zero() {
+        true => String::new(),
+        false => format!(", {:.0} on the CPU", micros(stats.shared_host)),
+    };
+    (stats.shared > 0).then(|| {
+        format!(
+            "         it has {} shared experts and computed one in {:.1} % of the layers; each takes {:.0} us{host}",
+            stats.shared,
+            100.0 * of_layer(stats, stats.shared_used),
+            micros(stats.shared_each),
+        )
+    })
+}
+
 /// What the times say about the split, where experts need not be read.
 fn best_line(stats: &DeviceStats) -> Option<String> {
     let times = times(stats)?;
-    let (n, all) = best(stats, times);
-    let layer = |n: usize| 1e6 * times.seconds(all, n);
+    let (split, all) = best(stats, times);
+    let layer = |split: Split| 1e6 * times.seconds(all, split);
     Some(format!(
-        "         by L, g and c a layer takes least with {n} of {all} on it: {:.0} us, {:.0} on the CPU alone",
-        layer(n),
-        layer(0)
+        "         by these times a layer takes least with {} of {all}{} on it: {:.0} us, {:.0} on the CPU alone",
+        split.experts,
+        if split.shared { " and the shared one" } else { "" },
+        layer(split),
+        layer(Split { experts: 0, shared: false })
     ))
 }
 
@@ -150,7 +177,8 @@ pub fn json(stats: &DeviceStats) -> Value {
         "name": stats.name,
         "exactness": stats.exactness(),
         "split": of_layer(stats, stats.used),
-        "best_split": best,
+        "best_split": best.map(|split| split.experts),
+        "best_split_shared": best.map(|split| split.shared),
         "visits": of_layer(stats, stats.asked),
         "head_rows": stats.head_rows,
         "head_held": stats.head_held,
@@ -168,6 +196,10 @@ pub fn json(stats: &DeviceStats) -> Value {
         "expert_s": stats.each.as_secs_f64(),
         "cpu_expert_s": (!stats.host.is_zero()).then_some(stats.host.as_secs_f64()),
         "upload_gb_per_s": stats.upload / 1e9,
+        "shared_experts": stats.shared,
+        "shared_computed": stats.shared_used,
+        "shared_expert_s": (stats.shared > 0).then_some(stats.shared_each.as_secs_f64()),
+        "cpu_shared_expert_s": (!stats.shared_host.is_zero()).then_some(stats.shared_host.as_secs_f64()),
         "dropped": stats.dropped,
     })
 }
@@ -204,7 +236,7 @@ mod tests {
             "card: exact (fma)",
             "L (a submission) 100 us, g (an expert on it) 20 us, c (one on the CPU) 80 us; copies at 12.00 GB/s",
             "computed 1.0 of 4.0 experts in a layer, 25.0 %",
-            "least with 2 of 4 on it: 160 us, 320 on the CPU alone",
+            "by these times a layer takes least with 2 of 4 on it: 160 us, 320 on the CPU alone",
             "in VRAM 25.0 %, in RAM 50.0 %, in the file 25.0 %",
             "part of a token 500.0 tok/s, RAM's 100.0 tok/s, the disk's -",
         ] {
@@ -237,6 +269,29 @@ mod tests {
         let (seconds, bytes) = of_token(&head, 2.0);
         assert!((seconds - 320e-6).abs() < 1e-12, "a launch, and half of 200 us: {seconds}");
         assert!((bytes - 800.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn shared_experts_are_told() {
+        let shared = DeviceStats {
+            shared: 2,
+            shared_used: 1,
+            shared_used_bytes: 100,
+            shared_each: Duration::from_micros(20),
+            shared_host: Duration::from_micros(80),
+            ..stats()
+        };
+        let text = lines(&shared, None).join("\n");
+        assert!(text.contains("has 2 shared experts and computed one in 50.0 % of the layers"), "{text}");
+        assert!(text.contains("each takes 20 us, 80 on the CPU"), "{text}");
+        assert!(
+            text.contains("with 2 of 4 and the shared one on it: 160 us, 400 on the CPU alone"),
+            "{text}"
+        );
+        let (seconds, bytes) = of_token(&shared, 2.0);
+        assert!((seconds - 130e-6).abs() < 1e-12 && (bytes - 350.0).abs() < 1e-9, "{seconds} {bytes}");
+        let json = json(&shared);
+        assert_eq!((&json["best_split_shared"], &json["shared_computed"]), (&json!(true), &json!(1)));
     }
 
     #[test]

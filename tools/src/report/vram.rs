@@ -30,6 +30,8 @@ pub struct VramSlots {
     pub slots: Vec<usize>,
     /// Seconds for an expert of each bank: g.
     pub each: Vec<f64>,
+    /// The shared expert beside each bank, where it has it: its bytes, and seconds for it.
+    pub shared: Vec<Option<(f64, f64)>>,
     /// Seconds from a submission to its results, without computing: L.
     pub launch: f64,
     /// Copies to it, 10^9 bytes per second.
@@ -66,23 +68,47 @@ pub struct Layer {
     pub launch: f64,
     /// Whether what the GPU has is nowhere else in memory.
     pub only_there: bool,
+    /// The shared expert, if the GPU has it.
+    pub shared: Option<SharedLayer>,
+}
+
+/// The shared expert of a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SharedLayer {
+    /// What a token reads of it.
+    pub bytes: f64,
+    /// On the CPU, in seconds.
+    pub host: f64,
+    /// On the GPU.
+    pub each: f64,
 }
 
 impl Layer {
-    /// How long it takes when the GPU computes what is best, and how many that are.
+    /// How long it takes when the GPU computes what is best, and how many experts that are.
     pub fn seconds(&self) -> (f64, f64) {
+        let ways = [false, true].map(|shared| self.with_shared(shared && self.shared.is_some()));
+        let [without, with] = ways;
+        if with.0 < without.0 { with } else { without }
+    }
+
+    /// The same when the shared expert is the GPU's, or the CPU's.
+    fn with_shared(&self, shared: bool) -> (f64, f64) {
+        let of_shared = |part: fn(&SharedLayer) -> f64| self.shared.as_ref().map_or(0.0, part);
+        let (on_gpu, on_cpu) =
+            if shared { (of_shared(|s| s.each), 0.0) } else { (0.0, of_shared(|s| s.host)) };
         let alone = self.visits * self.host;
-        let with = |n: f64| (self.launch + n * self.each).max((self.visits - n) * self.host);
-        if self.held <= 0.0 {
-            return (alone, 0.0);
-        }
-        if self.only_there {
+        let with = |n: f64| {
+            let submitted = n > 0.0 || shared;
+            let gpu = if submitted { self.launch + on_gpu + n * self.each } else { 0.0 };
+            gpu.max((self.visits - n) * self.host) + on_cpu
+        };
+        if self.only_there && self.held > 0.0 {
             return (with(self.held), self.held);
         }
         // Where both take equally long, unless fewer are there.
-        let even = (alone - self.launch) / (self.each + self.host);
-        let n = even.clamp(0.0, self.held);
-        if n > 0.0 && with(n) < alone { (with(n), n) } else { (alone, 0.0) }
+        let even = (alone - self.launch - on_gpu) / (self.each + self.host);
+        let n = if self.held > 0.0 { even.clamp(0.0, self.held) } else { 0.0 };
+        if with(n) < with(0.0) { (with(n), n) } else { (with(0.0), 0.0) }
     }
 }
 
@@ -101,8 +127,12 @@ impl VramPlan {
     pub fn row(&self, experts: &[usize]) -> (String, String) {
         match &self.slots {
             Ok(slots) => {
+                let shared = match slots.shared.iter().flatten().count() {
+                    0 => String::new(),
+                    count => format!(" and {count} shared ones"),
+                };
                 let words = format!(
-                    "{:.0} % of the experts; {}, {} ({})",
+                    "{:.0} % of the experts{shared}; {}, {} ({})",
                     100.0 * slots.share(experts),
                     self.name,
                     slots.exactness(),
@@ -124,6 +154,7 @@ impl VramPlan {
             "arithmetic": slots.map(|slots| slots.arithmetic),
             "bytes": slots.map_or(0, |slots| slots.bytes),
             "slots": slots.map(|slots| &slots.slots),
+            "shared_experts": slots.map(|slots| slots.shared.iter().flatten().count()),
             "share": slots.map_or(0.0, |slots| slots.share(experts)),
             "launch_s": slots.map(|slots| slots.launch),
             "expert_s": slots.map(|slots| &slots.each),
@@ -162,8 +193,15 @@ mod tests {
     use super::*;
 
     /// Qwen3-30B on DDR5 and an RTX 4050, by the figures of docs/gpu.md.
-    const LAYER: Layer =
-        Layer { visits: 8.0, held: 8.0, host: 44e-6, each: 18e-6, launch: 100e-6, only_there: false };
+    const LAYER: Layer = Layer {
+        visits: 8.0,
+        held: 8.0,
+        host: 44e-6,
+        each: 18e-6,
+        launch: 100e-6,
+        only_there: false,
+        shared: None,
+    };
 
     #[test]
     fn a_layer_takes_as_long_as_the_slower_of_both() {
@@ -178,6 +216,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_expert_is_the_gpus_where_that_is_faster() {
+        let shared = |each: f64| Some(SharedLayer { bytes: 0.0, host: 44e-6, each });
+        let (alone, n) = Layer { shared: shared(1.0), ..LAYER }.seconds();
+        assert!((alone - 217e-6).abs() < 1e-6 && (n - 4.06).abs() < 0.01, "it is the CPU's: {alone} {n}");
+        let (seconds, n) = Layer { shared: shared(18e-6), ..LAYER }.seconds();
+        assert!((seconds - 186e-6).abs() < 1e-6 && (n - 3.77).abs() < 0.01, "{seconds} {n}");
+        let (seconds, n) = Layer { shared: shared(18e-6), held: 0.0, ..LAYER }.seconds();
+        assert_eq!((seconds, n), (8.0 * 44e-6, 0.0), "it is hidden behind the CPU's");
+        let (seconds, n) = Layer { shared: shared(18e-6), only_there: true, ..LAYER }.seconds();
+        assert!(n == 8.0 && (seconds - 262e-6).abs() < 1e-9, "{seconds}");
+    }
+
+    #[test]
     fn a_gpu_is_one_row() {
         let slots = VramSlots {
             exact: true,
@@ -186,12 +237,13 @@ mod tests {
             shares_ram: false,
             slots: vec![32, 32],
             each: vec![1e-5; 2],
+            shared: vec![None, Some((1e6, 1e-5))],
             launch: 1e-4,
             upload_gb_per_s: 12.0,
         };
         let plan = VramPlan { name: "card".to_owned(), slots: Ok(slots) };
         let experts = [128, 128];
-        let words = "25 % of the experts; card, exact (fma)".to_owned();
+        let words = "25 % of the experts and 1 shared ones; card, exact (fma)".to_owned();
         assert_eq!(plan.row(&experts), ("4 GiB".to_owned(), words));
         assert_eq!(plan.json(&experts)["share"], 0.25);
         let none =

@@ -1,5 +1,6 @@
 //! What a tier decides, with a device that does nothing, and what it does when the device fails.
 
+use super::super::device::SharedOffer;
 use super::*;
 
 /// A device that fails from some call on.
@@ -19,7 +20,7 @@ impl ExpertDevice for Nothing {
         self.call()
     }
 
-    fn begin(&mut self, _: usize, _: &[usize], _: &[Line]) -> Result<(), String> {
+    fn begin(&mut self, _: usize, _: &[usize], _: bool, _: &[Line]) -> Result<(), String> {
         self.call()
     }
 
@@ -29,20 +30,24 @@ impl ExpertDevice for Nothing {
 }
 
 fn tier(slots: usize, left: usize, always: bool) -> DeviceTier {
-    let offer = DeviceOffer {
+    DeviceTier::new(offer(slots, left, always), [8].into_iter())
+}
+
+fn offer(slots: usize, left: usize, always: bool) -> DeviceOffer {
+    DeviceOffer {
         device: Box::new(Nothing { left }),
         name: "nothing".to_owned(),
         arithmetic: String::new(),
         exact: true,
         slots: vec![slots],
         bytes: 0,
+        shared: Vec::new(),
         head: None,
         launch: Duration::from_micros(100),
         each: vec![Duration::from_micros(20)],
         upload: 1e9,
         always,
-    };
-    DeviceTier::new(offer, [8].into_iter())
+    }
 }
 
 fn expert() -> ExpertView<'static> {
@@ -119,7 +124,7 @@ fn a_device_that_fails_is_dropped_and_says_why() {
         assert!(upload.verify, "the first of a bank is compared with the CPU");
         let uploaded = tier.upload(0, &upload, &expert());
         assert_eq!(uploaded, left == 1);
-        assert!(!tier.begin(0, &[Hit { index: 0, slot: 0 }], &[]) && !tier.alive());
+        assert!(!tier.begin(0, &[Hit { index: 0, slot: 0 }], false, &[]) && !tier.alive());
         assert_eq!(tier.stats().dropped.as_deref(), Some("it was unplugged"));
         assert_eq!(tier.stats().held, 0);
         tier.request(0, &[1], true, &mut work);
@@ -131,7 +136,7 @@ fn a_device_that_fails_is_dropped_and_says_why() {
 #[test]
 fn a_device_that_is_slower_than_doing_without_it_is_found_out() {
     let (millis, tier) = (Duration::from_millis, tier(2, usize::MAX, false));
-    let judge = |wait: u64, read: f64| (0..JUDGE_EVERY).any(|_| tier.waited(millis(wait), 2, read));
+    let judge = |wait: u64, read: f64| (0..JUDGE_EVERY).any(|_| tier.waited(millis(wait), 2, read, None));
     assert!(!judge(100, 0.0), "how long the CPU takes is not known");
     for _ in 0..LEARN {
         tier.host_took(millis(2), 2);
@@ -182,4 +187,39 @@ fn times_never_decide_what_is_there() {
     assert!(with.used > 50 && without.used == 0, "one computes what the other does not");
     assert_eq!(slow, fast);
     assert!(with.uploads > 3);
+}
+
+/// A shared expert goes to the device where that is faster, also beside experts that would be read otherwise.
+#[test]
+fn shared_experts_are_split_by_times_too() {
+    let micros = Duration::from_micros;
+    let tier = |always: bool, time: u64| {
+        let shared = vec![Some(SharedOffer { bytes: 1000, time: micros(time) })];
+        DeviceTier::new(DeviceOffer { shared, ..offer(2, usize::MAX, always) }, [8].into_iter())
+    };
+    let asked = |tier: &DeviceTier, must: bool| {
+        let mut work = DeviceWork::default();
+        tier.request(0, &[1, 2], must, &mut work);
+        (work.shared, work.check_shared)
+    };
+    let learnt = |tier: &DeviceTier, host: u64| {
+        (0..LEARN).for_each(|_| tier.host_took(micros(2 * host), 2));
+        (0..LEARN).for_each(|_| tier.shared_took(0, micros(host)));
+    };
+    assert_eq!(asked(&tier(true, 20), false), (true, true), "the first is compared with the CPU's");
+    let fast = tier(false, 20);
+    assert_eq!(asked(&fast, false), (false, false), "what the CPU takes is not known");
+    learnt(&fast, 200);
+    assert_eq!(asked(&fast, false), (true, true));
+    assert_eq!(asked(&fast, true), (true, false), "the next ones are not");
+    fast.shared_computed(0);
+    let stats = fast.stats();
+    assert_eq!((stats.shared, stats.shared_used, stats.shared_used_bytes), (1, 1, 1000));
+    assert_eq!((stats.shared_host, stats.shared_each), (micros(200), micros(20)));
+    let slow = tier(false, 5000);
+    learnt(&slow, 200);
+    assert_eq!([asked(&slow, false), asked(&slow, true)], [(false, false); 2]);
+    // Waiting for it is paid for by what the CPU would have taken.
+    let judge = |wait: u64| (0..JUDGE_EVERY).any(|_| fast.waited(micros(wait), 0, 0.0, Some(0)));
+    assert!(!judge(150) && judge(250));
 }

@@ -77,7 +77,7 @@ impl<'a> Beside<'a> {
             bank,
             width,
             experts: experts.iter().enumerate().map(|(i, &id)| (id, visits.of(i)[0].1)).collect(),
-            there: work.hits.is_empty(),
+            there: !work.any(),
             work,
             host_at,
             outputs: std::mem::take(&mut scratch.outputs),
@@ -91,6 +91,10 @@ impl<'a> Beside<'a> {
     /// Gives the buffers back. Returns whether all outputs of the device have been added; otherwise it is
     /// gone.
     pub fn give_back(self, scratch: &mut DeviceScratch) -> bool {
+        scratch.shared.clear();
+        if self.work.shared && !self.lost {
+            scratch.shared.extend_from_slice(&self.outputs[self.work.hits.len() * self.width..]);
+        }
         (scratch.work, scratch.host_at, scratch.outputs) = (self.work, self.host_at, self.outputs);
         !self.lost
     }
@@ -103,7 +107,8 @@ impl<'a> Beside<'a> {
     /// Waits for the device. Returns whether its outputs are there.
     fn wait(&mut self) -> bool {
         if !self.there && !self.lost {
-            self.outputs.resize(self.work.hits.len() * self.width, 0.0);
+            let outputs = self.work.hits.len() + usize::from(self.work.shared);
+            self.outputs.resize(outputs * self.width, 0.0);
             let ids: Vec<u32> = self.experts.iter().map(|&(id, _)| id).collect();
             self.there = self.store.finish_on_device(self.bank, &ids, &self.work, &mut self.outputs);
             self.lost = !self.there;
@@ -114,6 +119,11 @@ impl<'a> Beside<'a> {
     /// The outputs of the device that are added with some of the CPU's experts: those of lower id than the
     /// first one of the CPU's that follows. `None` when the device is gone.
     pub fn outputs_of(&mut self, host: Range<usize>) -> Option<Vec<Given<'_>>> {
+        // What it gives for the shared expert is added last. A copy that is verified asks for an answer
+        // of its own, so this one must have come before.
+        if self.work.hits.is_empty() && self.work.uploads.is_empty() && !self.lost {
+            return Some(Vec::new());
+        }
         if !self.wait() {
             return None;
         }
@@ -169,13 +179,14 @@ impl<'a> Beside<'a> {
     /// After the CPU's part: adds what is left when the CPU had nothing to do, and notes how long it took for
     /// experts that it computed alone.
     pub fn end(&mut self, compute: Compute<'_>, since: Instant, out: &mut [f32]) {
+        let took = since.elapsed();
         // Also after an error: what was begun must end before anything else begins.
         if self.wait() && self.host_at.is_empty() {
             let given = self.given(0..usize::MAX, 0..0);
             add_outputs_and(compute, &[], &given, &[], out);
         }
         if self.work.hits.is_empty() && self.work.uploads.is_empty() && self.all_here {
-            self.store.host_took(since.elapsed(), self.host_at.len());
+            self.store.host_took(took, self.host_at.len());
         }
     }
 }

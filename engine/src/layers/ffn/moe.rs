@@ -104,7 +104,8 @@ impl Moe {
         out: &mut [f32],
         meanwhile: &mut dyn FnMut(),
     ) -> Result<()> {
-        let (x, d_model) = (input.x, self.d_model);
+        let d_model = self.d_model;
+        s.device.shared.clear();
         s.visits.list(&s.route.routing, self.spec.experts);
         let grouped_len = out.len();
         match &self.latent {
@@ -122,10 +123,39 @@ impl Moe {
         }
         if let Some(shared) = &self.shared {
             let squares = squares.as_mut().map(|squares| (&mut *squares.dense, &mut squares.sums[0]));
-            shared.add(compute, x, &mut s.route.logits, products, squares);
+            self.add_shared(compute, shared, input, s, products, squares);
         }
         compute.ungroup(&products.grouped[..grouped_len], d_model, self.out_bias.as_deref(), out);
         Ok(())
+    }
+
+    /// Adds what the shared expert gives to `products.grouped`: what the device gave, or the CPU's.
+    fn add_shared(
+        &self,
+        compute: Compute<'_>,
+        shared: &Shared,
+        input: &MoeInput<'_>,
+        s: &mut MoeScratch,
+        products: &mut ProductScratch,
+        squares: Option<(&mut Squares, &mut HiddenSum)>,
+    ) {
+        let &MoeInput { store, phase, x, .. } = input;
+        let given = &mut s.device.shared;
+        if given.is_empty() {
+            let since = Instant::now();
+            shared.add(compute, x, &mut s.route.logits, products, squares);
+            if phase == Phase::Decode && x.len() == self.d_model {
+                store.shared_took(self.bank, since.elapsed());
+            }
+            return;
+        }
+        if s.device.work.check_shared {
+            let wanted = shared.of_one(compute, x, products);
+            store.check_shared(given, &wanted);
+            // Otherwise the device is gone, and these count.
+            *given = wanted;
+        }
+        shared.add_given(compute, x, given, &mut s.route.logits, products);
     }
 
     /// Sets `products.grouped` to the outputs of routed experts that are narrower than the residual stream.
@@ -234,7 +264,9 @@ impl Moe {
         let (store, width) = (input.store, self.expert_width());
         let first = s.visits.experts.first();
         let matrices = first.map_or(&[][..], |&id| takes_input(store.matrices(self.bank, id)));
-        compute.pack_also(input.x, matrices.iter().map(|matrix| matrix.format), &mut products.packed);
+        let shared = self.shared.iter().map(|shared| shared.mlp.up.format);
+        let formats = matrices.iter().map(|matrix| matrix.format).chain(shared);
+        compute.pack_also(input.x, formats, &mut products.packed);
         let d_ff = self.spec.expert.d_ff;
         let moe = DeviceMoe { store, bank: self.bank, width, d_ff, biases: &self.biases };
         let mut beside = Beside::begin(moe, &s.visits, &products.packed, &mut s.device);
@@ -429,19 +461,9 @@ impl Shared {
         squares: Option<(&mut Squares, &mut HiddenSum)>,
     ) {
         let d_model = self.mlp.up.cols;
-        let tokens = x.len() / d_model;
+        self.weigh(compute, x, scores, products);
         let ProductScratch { packed, grouped, hidden, visitors } = products;
-        visitors.clear();
-        visitors.extend((0..tokens as u32).map(|token| (token, self.scale)));
-        if let Some(gate) = &self.gate {
-            let gate = compute.tensors.view(gate);
-            compute.pack_also(x, [gate.format()], packed);
-            let scores = &mut scores[..tokens];
-            compute.products(&[(gate, packed.for_matrix(&gate))], scores);
-            for ((_, weight), score) in visitors.iter_mut().zip(scores) {
-                *weight *= 1.0 / (1.0 + (-*score).exp());
-            }
-        }
+        let tokens = visitors.len();
         let mlp = self.mlp.view(compute);
         let sum = squares.as_ref().map(|(_, sum)| &**sum);
         let grouped = &mut grouped[..tokens * d_model];
@@ -449,5 +471,47 @@ impl Shared {
         if let Some((dense, sum)) = squares {
             dense.add_hidden(0, tokens, sum);
         }
+    }
+
+    /// Lists the tokens as visitors, each with its weight.
+    fn weigh(&self, compute: Compute<'_>, x: &[f32], scores: &mut [f32], products: &mut ProductScratch) {
+        let tokens = x.len() / self.mlp.up.cols;
+        let ProductScratch { packed, visitors, .. } = products;
+        visitors.clear();
+        visitors.extend((0..tokens as u32).map(|token| (token, self.scale)));
+        let Some(gate) = &self.gate else { return };
+        let gate = compute.tensors.view(gate);
+        compute.pack_also(x, [gate.format()], packed);
+        let scores = &mut scores[..tokens];
+        compute.products(&[(gate, packed.for_matrix(&gate))], scores);
+        for ((_, weight), score) in visitors.iter_mut().zip(scores) {
+            *weight *= 1.0 / (1.0 + (-*score).exp());
+        }
+    }
+
+    /// Adds an output that was computed elsewhere, for the only token.
+    fn add_given(
+        &self,
+        compute: Compute<'_>,
+        x: &[f32],
+        output: &[f32],
+        scores: &mut [f32],
+        products: &mut ProductScratch,
+    ) {
+        self.weigh(compute, x, scores, products);
+        let (d_ff, d_model) = (self.mlp.up.rows, self.mlp.up.cols);
+        let bias = self.mlp.biases.of(0, d_ff, d_model).down;
+        let given = Given { after: 0, weight: products.visitors[0].1, output, bias };
+        add_outputs_and(compute, &[], &[given], &[], &mut products.grouped[..d_model]);
+    }
+
+    /// The output for the only token, without weight and bias.
+    fn of_one(&self, compute: Compute<'_>, x: &[f32], products: &mut ProductScratch) -> Vec<f32> {
+        let ProductScratch { packed, hidden, .. } = products;
+        let mut mlp = self.mlp.view(compute);
+        mlp.biases.down = None;
+        let mut out = vec![0.0; self.mlp.up.cols];
+        add_to_all_tokens(compute, &mlp, x, &[(0, 1.0)], packed, hidden, None, &mut out);
+        out
     }
 }

@@ -3,14 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use moelten_engine::plan::{Ram, SequenceOptions};
 use moelten_engine::runtime::RuntimeOptions;
 use moelten_engine::runtime::cancel::Cancel;
-use moelten_engine::{DeviceStats, Model, ModelOptions, Sequence};
+use moelten_engine::{DeviceStats, ExpertDevice, ExpertView, Model, ModelOptions, Sequence};
 use moelten_loader::convert::Conversion;
-use moelten_quant::Format;
+use moelten_loader::tensors::roles::{LayerTensor, Role};
+use moelten_quant::{Format, Line};
 
+use super::banks::GpuDevice;
 use super::*;
 use crate::models::{Candidate, ModelInspector};
 use crate::open::{SessionArgs, builtin};
@@ -67,7 +70,7 @@ impl ExpertDevice for Faulty {
         self.inner.upload(bank, slot, expert)
     }
 
-    fn begin(&mut self, bank: usize, slots: &[usize], input: &[Line]) -> Result<(), String> {
+    fn begin(&mut self, bank: usize, slots: &[usize], shared: bool, input: &[Line]) -> Result<(), String> {
         match self.fault {
             Some(Fault::Destroyed(at)) if at == self.submissions => self.inner.experts.gpu().destroy(),
             Some(Fault::Hangs(at)) if at == self.submissions => {
@@ -76,7 +79,7 @@ impl ExpertDevice for Faulty {
             _ => {}
         }
         self.submissions += 1;
-        self.inner.begin(bank, slots, input)
+        self.inner.begin(bank, slots, shared, input)
     }
 
     fn finish(&mut self, out: &mut [f32]) -> Result<(), String> {
@@ -107,7 +110,8 @@ fn decoded(path: Option<&Path>, ids: &[u32], name: &str, way: Way) -> (Vec<u32>,
         let faulty =
             |inner| -> Box<dyn ExpertDevice> { Box::new(Faulty { inner, fault: way.fault, submissions: 0 }) };
         let head = head(&loaded.spec, &loaded.tensors).map(|head| loaded.tensors.view(&head));
-        banks.open(gpu, (way.vram, way.exactness), &runtime, head, faulty).unwrap()
+        let most = way.vram.most(gpu.shares_ram());
+        banks.open(gpu, (most, way.exactness), &runtime, &loaded.tensors, head, faulty).unwrap()
     });
     let extra = offered.as_ref().map_or(0, |offered| offered.ram_bytes);
     let options = ModelOptions { ram: way.ram, extra, ..ModelOptions::default() };
@@ -128,11 +132,16 @@ fn decoded(path: Option<&Path>, ids: &[u32], name: &str, way: Way) -> (Vec<u32>,
 
 /// A golden of the engine, converted.
 fn converted(family: &str, format: Format, folder: &Path) -> PathBuf {
+    converted_by(family, &|_| format, &folder.join(format!("{family}-{format}.gguf")))
+}
+
+/// The same with a format for each matrix.
+fn converted_by(family: &str, format: &dyn Fn(Role) -> Format, target: &Path) -> PathBuf {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden").join(family);
-    let (file, target) = (golden.join("model.gguf"), folder.join(format!("{family}-{format}.gguf")));
+    let file = golden.join("model.gguf");
     let loaded = crate::open::load(Some(if file.exists() { &file } else { &golden })).unwrap();
-    assert!(Conversion::plan(&loaded, &|_| format).unwrap().write(&target, &mut |_| true).unwrap());
-    target
+    assert!(Conversion::plan(&loaded, format).unwrap().write(target, &mut |_| true).unwrap());
+    target.to_owned()
 }
 
 fn ids(count: usize) -> Vec<u32> {
@@ -187,6 +196,43 @@ fn goldens_have_the_same_bits_in_every_format_and_activation() {
             assert!(got == wanted, "{family} as {format}, {way:?}");
             let stats = stats.unwrap();
             assert!(stats.used > 0 && stats.dropped.is_none(), "{family} as {format}, {way:?}: {stats:?}");
+        }
+    }
+}
+
+/// Shared experts with a gate and without, of one layer more or all, whatever else is in VRAM.
+#[test]
+fn shared_experts_have_the_same_bits() {
+    let Some(name) = adapter() else { return };
+    let (folder, ids) = (tempfile::tempdir().unwrap(), ids(20));
+    let cases = [
+        ("qwen2moe", Format::Q4_0),
+        ("deepseek3", Format::Q8_0),
+        ("deepseek2", Format::Iq4Nl),
+        ("glm4moe", Format::Mxfp4),
+    ];
+    for (number, (family, format)) in cases.into_iter().enumerate() {
+        // Other matrices of these models are too narrow for blocks.
+        let of_experts = |role: Role| match role {
+            Role::Layer(_, LayerTensor::Shared(_)) => format,
+            Role::Layer(_, tensor) if tensor.expert_part().is_some() => format,
+            _ => Format::F32,
+        };
+        let path = converted_by(family, &of_experts, &folder.path().join(format!("{family}.gguf")));
+        let (wanted, _) = decoded(Some(&path), &ids, &name, PLAIN);
+        let [small, half, all] = sizes(Some(&path));
+        for (r, (ram, vram)) in
+            [(Ram::Auto, all), (Ram::Min, all), (Ram::Auto, half), (Ram::Min, small)].into_iter().enumerate()
+        {
+            let way = Way { ram, threads: 1 + (number + r) % 3, vram, ..PLAIN };
+            let (got, stats) = decoded(Some(&path), &ids, &name, way);
+            assert!(got == wanted, "{family} as {format}, {way:?}");
+            let stats = stats.unwrap();
+            assert_eq!(stats.dropped, None, "{family} as {format}, {way:?}");
+            assert!(stats.shared > 0 || vram != all, "{family} as {format}, {way:?}: {stats:?}");
+            let wanted = stats.layers * stats.shared as u64;
+            assert!(stats.shared_used > 0 || wanted == 0, "{family} as {format}, {way:?}: {stats:?}");
+            assert_eq!(stats.shared_used > 0, stats.shared_used_bytes > 0);
         }
     }
 }
