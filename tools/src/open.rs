@@ -20,5 +20,5 @@ pub use compute::TriedGpu;
 pub use compute::{ComputeArgs, PrefetchArg};
 pub use files::{decoder_alone, load, mention, name};
 pub use oom::prefer_as_oom_victim;
-pub use session::{SessionArgs, context_words};
+pub use session::{SessionArgs, context_words, long_rope_words};
 pub use sizes::{count, size, tokens};

@@ -14,6 +14,7 @@ mod equality;
 mod forms;
 mod importance;
 mod layouts;
+mod longrope;
 mod packed;
 mod pressure;
 mod quantized;

@@ -264,7 +264,8 @@ impl Report<'_> {
         }
         let streams = memory_words::streams(&self.plan);
         let place = memory_words::slow_place(self.loaded).filter(|_| streams);
-        for line in memory_words::tight(self.loaded, &self.plan).into_iter().chain(place) {
+        let rope = open::long_rope_words(&self.loaded.spec, self.plan.context);
+        for line in rope.into_iter().chain(memory_words::tight(self.loaded, &self.plan)).chain(place) {
             writeln!(out, "\n{line}")?;
         }
         Ok(out)

@@ -154,6 +154,22 @@ fn of_environment<C: clap::CommandFactory>(error: &clap::Error) -> String {
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }
 
+/// The context that a model with two sets of rope factors was trained for at first, if the chosen one is
+/// longer, so that all texts get the factors for long ones.
+fn long_rope(spec: &ModelSpec, choice: ContextChoice) -> Option<usize> {
+    spec.short_rope_context().filter(|&short| choice.tokens > short)
+}
+
+/// What a context means for a model with two sets of rope factors (LongRoPE) that takes those for long texts.
+pub fn long_rope_words(spec: &ModelSpec, choice: ContextChoice) -> Option<String> {
+    let short = count(long_rope(spec, choice)?);
+    Some(format!(
+        "note: with a context of {} this model takes its rope factors for long texts (LongRoPE) from the first token on, also \
+         for short texts, which it handles a little less well; up to --ctx {short} it takes those for short ones",
+        count(choice.tokens)
+    ))
+}
+
 /// The reason for a context's size, in words.
 pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
     let made_for = count(spec.max_context);
@@ -161,9 +177,9 @@ pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
         ContextLimit::Requested if choice.tokens > spec.max_context => {
             format!("from --ctx; beyond the model's maximum of {made_for}")
         }
-        ContextLimit::Requested => match spec.short_rope_context().filter(|&short| choice.tokens > short) {
+        ContextLimit::Requested => match long_rope(spec, choice) {
             Some(short) => {
-                format!("from --ctx; beyond {} this model handles short texts less well", count(short))
+                format!("from --ctx; beyond {} this model takes its long rope factors", count(short))
             }
             None => "from --ctx".to_owned(),
         },
@@ -172,7 +188,9 @@ pub fn context_words(spec: &ModelSpec, choice: ContextChoice) -> String {
             format!("the default; the model's maximum is {made_for}; --ctx overrides")
         }
         ContextLimit::ShortRope => {
-            format!("where this model works best; its maximum is {made_for}; --ctx overrides")
+            format!(
+                "all that this model's short rope factors are for; its maximum is {made_for}; --ctx overrides"
+            )
         }
         ContextLimit::Memory => {
             let default = count(DEFAULT_CONTEXT);

@@ -77,6 +77,7 @@ pub fn before_start(options: &SessionArgs, loaded: &LoadedModel, plan: &Plan) ->
         );
         lines.push((Tone::Warning, text));
     }
+    lines.extend(open::long_rope_words(&loaded.spec, plan.context).map(|line| (Tone::Plain, line)));
     if let Some(line) = beyond_free(options.compute().ram, plan, memory::available_bytes()) {
         lines.push((Tone::Warning, line));
     }

@@ -2,9 +2,10 @@
 
 use std::sync::OnceLock;
 
+use moelten_loader::container::gguf::Value as Entry;
 use serde_json::Value;
 
-use crate::common::{BRIEF, Outcome, args, builtin, moelten, run};
+use crate::common::{BRIEF, Outcome, args, builtin, mini, moelten, run};
 
 const MIB: f64 = 1048576.0;
 
@@ -204,4 +205,44 @@ fn stats_of_a_chat_tell_of_the_cache_only_if_there_is_one() {
     assert!(streamed.err.contains("hits;") && streamed.err.contains("read per token"), "{streamed:?}");
     let whole = chat(&[]);
     assert!(whole.err.contains("experts") && !whole.err.contains("hits"), "{whole:?}");
+}
+
+/// A model with two sets of rope factors says which it takes, as a file and as a folder, in `fit`, `run` and
+/// `chat`: the context decides.
+#[test]
+fn a_context_beyond_the_short_rope_factors_is_mentioned() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("long.gguf");
+    let keys = mini::with(mini::keys(), "llama.rope.scaling.type", Entry::Str("longrope".into()));
+    let keys = mini::with(keys, "llama.rope.scaling.original_context_length", Entry::U32(64));
+    let mut tensors = mini::tensors();
+    for (name, factor) in [("short", 1.0), ("long", 4.0)] {
+        tensors.push((format!("rope_factors_{name}.weight"), vec![8], vec![factor; 8]));
+    }
+    mini::write(&file, &keys, &tensors);
+    let folder = mini::folder(&dir.path().join("folder"));
+    let config = folder.join("config.json");
+    let mut changed: Value = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+    changed["rope_scaling"] = serde_json::json!({
+        "type": "longrope", "short_factor": [1, 1, 1, 1, 1, 1, 1, 1], "long_factor": [4, 4, 4, 4, 4, 4, 4, 4],
+        "original_max_position_embeddings": 64,
+    });
+    std::fs::write(&config, changed.to_string()).unwrap();
+    for model in [file, folder] {
+        let told = |command: &str, options: &[&str]| {
+            let mut program = moelten();
+            program.arg(command).arg(&model).args(options);
+            let outcome = run(&mut program, if command == "chat" { b"hello\n" } else { b"" }).fine();
+            let all = format!("{}{}", outcome.text(), outcome.err);
+            all.contains("rope factors for long texts (LongRoPE) from the first token on")
+        };
+        let (brief, long) = (["--max-tokens", "4"], ["--ctx", "65"]);
+        assert!(told("fit", &long) && !told("fit", &["--ctx", "64"]) && !told("fit", &[]));
+        for (command, more) in [("run", &["-p", "hello"][..]), ("chat", &["--no-history"][..])] {
+            let options = [&brief, more].concat();
+            assert!(told(command, &[&options[..], &long].concat()), "{command}");
+            assert!(!told(command, &[&options[..], &["--ctx", "64"]].concat()), "{command}");
+            assert!(!told(command, &options), "{command}");
+        }
+    }
 }
