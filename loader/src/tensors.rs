@@ -10,5 +10,6 @@ pub mod needed;
 mod resolve;
 mod role;
 pub mod roles;
+mod small_floats;
 pub mod store;
 mod turned;

@@ -54,6 +54,7 @@ impl Shape {
                     | Format::Iq2Xs
                     | Format::Iq2S
                     | Format::Nvfp4
+                    | Format::Nvfp4F32
             ),
             minima: matches!(format, Format::Q4_1 | Format::Q5_1 | Format::Q2K | Format::Q4K | Format::Q5K),
         }
@@ -153,7 +154,8 @@ pub(crate) fn piece(format: Format, b: &[u8], p: usize) -> Piece {
         | Format::Iq3Xxs
         | Format::Iq3S
         | Format::Tq1_0
-        | Format::Nvfp4 => coded(format, b, p),
+        | Format::Nvfp4
+        | Format::Nvfp4F32 => coded(format, b, p),
     }
 }
 

@@ -59,7 +59,8 @@ pub fn decode(format: Format, bytes: &[u8], out: &mut [f32]) {
         | Format::Iq3Xxs
         | Format::Iq3S
         | Format::Tq1_0
-        | Format::Nvfp4 => lattice::each_piece(format, bytes, |index, piece| {
+        | Format::Nvfp4
+        | Format::Nvfp4F32 => lattice::each_piece(format, bytes, |index, piece| {
             let out = &mut out[index * 32..][..32];
             for (i, (y, code)) in out.iter_mut().zip(piece.signed()).enumerate() {
                 *y = piece.scales[i / 16] * f32::from(code);

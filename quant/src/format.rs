@@ -63,11 +63,14 @@ pub enum Format {
     /// 32 weights: f32 scale, 8-bit floats (E4M3, OCP OFP8 1.0). How folders with a scale for each block are
     /// arranged; no GGUF file has it. Products take floats.
     F8,
+    /// 64 weights as in `Nvfp4`, behind an f32 scale. How matrices of NVFP4 with a scale for the whole
+    /// matrix are arranged; no file has it.
+    Nvfp4F32,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::F32,
         Self::F16,
         Self::BF16,
@@ -97,6 +100,7 @@ impl Format {
         Self::Q1_0,
         Self::Q8K,
         Self::F8,
+        Self::Nvfp4F32,
     ];
 
     /// `(name, weights per block, bytes per block)`: the table.
@@ -131,6 +135,7 @@ impl Format {
             Self::Q1_0 => ("Q1_0", 128, 18),
             Self::Q8K => ("Q8_K", 256, 292),
             Self::F8 => ("F8_E4M3", 32, 36),
+            Self::Nvfp4F32 => ("NVFP4F32", 64, 40),
         }
     }
 
@@ -154,11 +159,16 @@ impl Format {
         matches!(self, Self::F32 | Self::F16 | Self::BF16 | Self::F8)
     }
 
+    /// Whether files have it; the others are what matrices of several tensors are arranged to.
+    pub const fn is_in_files(self) -> bool {
+        !matches!(self, Self::F8 | Self::Nvfp4F32)
+    }
+
     /// Whether weights can be encoded in it; the others can be read alone.
     pub const fn is_written(self) -> bool {
         use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Q1_0, Q8K, Tq1_0, Tq2_0};
         let tables = matches!(self, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0);
-        !tables && !matches!(self, Tq2_0 | Nvfp4 | Q1_0 | Q8K | Self::F8)
+        !tables && self.is_in_files() && !matches!(self, Tq2_0 | Nvfp4 | Q1_0 | Q8K)
     }
 
     /// Bytes of a row of `cols` weights; `None` when `cols` is not a whole number of blocks or the size

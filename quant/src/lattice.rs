@@ -1,6 +1,7 @@
 //! Formats whose codes are found through tables: points of a lattice with signs (`IQ1_*`, `IQ2_*`, `IQ3_*`),
-//! and digits to the base 3 (`TQ1_0`). This file is their meaning, for decode and for products: a piece of 32
-//! weights as signed codes and two scales. It must not know rows, matrices or instruction sets.
+//! digits to the base 3 (`TQ1_0`), and small floats with 8-bit scales (`NVFP4`). This file is their meaning,
+//! for decode and for products: a piece of 32 weights as signed codes and two scales. It must not know rows,
+//! matrices or instruction sets.
 //!
 //! The points are constants of the formats. `lattices.bin` has them as the PyPI package `gguf` packs them,
 //! four or two numbers in a byte; `tests/data/generate.py` writes it and the weights that
@@ -31,8 +32,8 @@ impl CodedPiece {
 
 /// Whether a format is one of this file.
 pub(crate) const fn is_coded(format: Format) -> bool {
-    use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Tq1_0};
-    matches!(format, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0 | Nvfp4)
+    use Format::{Iq1M, Iq1S, Iq2S, Iq2Xs, Iq2Xxs, Iq3S, Iq3Xxs, Nvfp4, Nvfp4F32, Tq1_0};
+    matches!(format, Iq1S | Iq1M | Iq2Xxs | Iq2Xs | Iq2S | Iq3Xxs | Iq3S | Tq1_0 | Nvfp4 | Nvfp4F32)
 }
 
 /// Gives each piece of whole blocks, in order, to `put`.
@@ -50,6 +51,7 @@ pub(crate) fn each_piece(format: Format, blocks: &[u8], put: impl FnMut(usize, C
         Format::Iq3S => each::<_, 8>(blocks, half_at::<110, 0>, iq3_s, put),
         Format::Tq1_0 => each::<_, 8>(blocks, half_at::<54, 52>, tq1_0, put),
         Format::Nvfp4 => each::<_, 2>(blocks, |_| 1.0, nvfp4, put),
+        Format::Nvfp4F32 => each::<_, 2>(blocks, first_f32, nvfp4_f32, put),
         other => unreachable!("{other} has no table"),
     }
 }
@@ -58,7 +60,8 @@ pub(crate) fn each_piece(format: Format, blocks: &[u8], put: impl FnMut(usize, C
 type Coded = ([u64; 4], [f32; 2]);
 
 /// Runs over blocks of `B` bytes and their `PIECES` pieces. Multiples have few digits, so that their product
-/// with a half is exact, and with a code too: the order of these products changes no bit.
+/// with a half is exact, and with a code too: the order of these products changes no bit. With a scale in f32
+/// the product with the multiple is rounded first.
 #[inline(always)]
 fn each<const B: usize, const PIECES: usize>(
     blocks: &[u8],
@@ -294,12 +297,28 @@ pub(crate) const E2M1_DOUBLED: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -
 /// nibbles are the first half.
 #[inline(always)]
 fn nvfp4(b: &[u8; 36], p: usize) -> Coded {
+    sixteens(b, p)
+}
+
+/// `d: f32`, then as [`nvfp4`], `w = (d * scale / 2) * doubled(q)`.
+#[inline(always)]
+fn nvfp4_f32(b: &[u8; 40], p: usize) -> Coded {
+    sixteens(&b[4..], p)
+}
+
+/// Scale of 16 weights times code: four scales, then the codes.
+#[inline(always)]
+fn sixteens(b: &[u8], p: usize) -> Coded {
     let codes = std::array::from_fn(|j| {
         let (part, shift) = (2 * p + j / 2, j % 2 * 4);
         let code = |i: usize| E2M1_DOUBLED[usize::from(b[4 + 8 * part + i] >> shift & 15)];
         u64::from_le_bytes(std::array::from_fn(|i| code(i) as u8))
     });
     (codes, [0, 1].map(|h| ue4m3_half(b[2 * p + h])))
+}
+
+fn first_f32(block: &[u8; 40]) -> f32 {
+    f32::from_le_bytes([block[0], block[1], block[2], block[3]])
 }
 
 /// Half of an unsigned E4M3 number. 0x7f, which is NaN as a signed one, counts as zero, as in ggml.

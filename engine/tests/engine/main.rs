@@ -15,6 +15,7 @@ mod forms;
 mod importance;
 mod layouts;
 mod longrope;
+mod nvfp4;
 mod packed;
 mod pressure;
 mod quantized;

@@ -19,7 +19,12 @@ use values::{flag, kind, number, whole};
 const NESTED: &str = "text_config";
 /// How the weights were quantised, and the ways whose tensors say by themselves how they are read.
 const QUANTISED: (&str, &str) = ("quantization_config", "quant_method");
-const QUANT_METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4"];
+const QUANT_METHODS: [&str; 5] = ["fp8", "fbgemm_fp8", "compressed-tensors", "mxfp4", MODELOPT];
+/// The method that has several ways, which another key names, and those that are read. Folders that mix them
+/// say by each tensor which it is.
+const MODELOPT: &str = "modelopt";
+const MODELOPT_WAY: &str = "quant_algo";
+const MODELOPT_WAYS: [&str; 3] = ["NVFP4", "FP8", "MIXED_PRECISION"];
 /// The object with the settings of the rope, and its older name.
 const ROPE_OBJECTS: [&str; 2] = ["rope_parameters", "rope_scaling"];
 /// What a key of the table begins with that stands in the rope's object; where layers of different types
@@ -88,14 +93,22 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
 /// Refuses weights that were quantised in a way that is not read.
 fn quantised_as(path: &Path, map: &Map<String, Value>) -> Result<()> {
     let inside =
-        |map: &Map<String, Value>| Some(map.get(QUANTISED.0)?.get(QUANTISED.1)?.as_str()?.to_owned());
-    let nested = || map.get(NESTED).and_then(Value::as_object).and_then(inside);
-    match inside(map).or_else(nested) {
-        Some(method) if !QUANT_METHODS.contains(&method.as_str()) => Err(LoadError::Unsupported {
+        |map: &'_ Map<String, Value>, key: &str| Some(map.get(QUANTISED.0)?.get(key)?.as_str()?.to_owned());
+    let stated = |key: &str| {
+        let nested = || map.get(NESTED).and_then(Value::as_object).and_then(|map| inside(map, key));
+        inside(map, key).or_else(nested)
+    };
+    let unless = |key: &str, known: &[&str]| match stated(key) {
+        Some(found) if !known.contains(&found.as_str()) => Err(LoadError::Unsupported {
             path: path.to_owned(),
-            feature: format!("{}.{} {}", QUANTISED.0, QUANTISED.1, method.escape_default()),
-            hint: format!("supported are {}; use a GGUF file of this model", QUANT_METHODS.join(", ")),
+            feature: format!("{}.{key} {}", QUANTISED.0, found.escape_default()),
+            hint: format!("supported are {}; use a GGUF file of this model", known.join(", ")),
         }),
+        _ => Ok(()),
+    };
+    unless(QUANTISED.1, &QUANT_METHODS)?;
+    match stated(QUANTISED.1).as_deref() {
+        Some(MODELOPT) => unless(MODELOPT_WAY, &MODELOPT_WAYS),
         _ => Ok(()),
     }
 }

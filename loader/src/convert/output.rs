@@ -66,7 +66,11 @@ pub(super) enum Values {
 impl Output {
     fn new(model: &LoadedModel, role: Role, shape: Vec<u64>, format: Format, values: Values) -> Result<Self> {
         let storage = Storage::Known(format);
-        let stored = GgmlType::from_storage(storage).expect("GGUF has every format");
+        let stored = GgmlType::from_storage(storage).ok_or_else(|| LoadError::Unsupported {
+            path: first_path(model).to_owned(),
+            feature: format!("keeping {format} weights in the standard layout"),
+            hint: "choose a type".into(),
+        })?;
         let bytes = stored
             .tensor_bytes(&shape)
             .map_err(|fault| LoadError::malformed(first_path(model), role.to_string(), fault))?;
@@ -198,10 +202,22 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
             for rule in known.of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
                 names.extend((0..tensors).map(|expert| known.by(rule, role, expert)));
+                // Matrices of experts hold the scales that lay beside them.
+                let beside = (0..tensors).map(|expert| known.by(rule, role, expert));
+                names.extend(beside.flat_map(|name| scales_in(model, &name)));
             }
         }
     }
     names
+}
+
+/// Names of the scales that the matrices of an expert tensor hold, and of those for its inputs, which no
+/// product uses.
+fn scales_in(model: &LoadedModel, tensor: &str) -> Vec<String> {
+    let Some(stem) = tensor.strip_suffix(".weight") else { return Vec::new() };
+    let scale = format!("{stem}.scale");
+    let held = model.tensors.holds_scale(&scale);
+    if held { vec![scale, format!("{stem}.input_scale")] } else { Vec::new() }
 }
 
 /// The format of each matrix of a bank's experts in the output.

@@ -8,12 +8,12 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::LazyLock;
 
 use moelten_quant::Format;
 
 use crate::io::made::{MakeBuffers, Recipe, Sources};
 use crate::io::pieces::PAGE;
+use crate::tensors::small_floats::{write_blocks, write_eights, write_fours, write_sixteens};
 use crate::tensors::turned::{Columns, TILE};
 
 /// Bytes of a source that are read at a time, unless a row is longer.
@@ -61,6 +61,17 @@ pub(super) enum Stored {
     Apart { first: usize },
     /// Pairs of E2M1 numbers, neighbours in one byte, and an E8M0 scale for each 32 of a row.
     Fours { scales: SourceRun },
+    /// The same with an E4M3 scale for each 16 of a row, and perhaps one more for all of them.
+    Sixteens { scales: SourceRun, whole: Option<Whole> },
+    /// Blocks of NVFP4, and one more scale for all of them.
+    Blocks { whole: Whole },
+}
+
+/// An f32 number by which a whole matrix is multiplied, or divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Whole {
+    pub place: SourceRun,
+    pub divides: bool,
 }
 
 /// Scales, `[rows, cols]` of them, each for `block_rows x block_cols` numbers of the source.
@@ -152,7 +163,19 @@ impl Unit {
 
     /// Bytes of a line that is a row.
     fn line_bytes(&self) -> usize {
-        self.cols * self.half_bytes() / 2
+        match self.stored {
+            Stored::Blocks { .. } => Format::Nvfp4.row_bytes(self.cols).unwrap_or(0),
+            _ => self.cols * self.half_bytes() / 2,
+        }
+    }
+
+    /// Where scales of single bytes lie that belong to rows, and how many numbers share one.
+    fn scales_of_rows(&self) -> Option<(SourceRun, usize)> {
+        match self.stored {
+            Stored::Fours { scales } => Some((scales, 32)),
+            Stored::Sixteens { scales, .. } => Some((scales, 16)),
+            Stored::Floats(_) | Stored::Scaled(_) | Stored::Apart { .. } | Stored::Blocks { .. } => None,
+        }
     }
 
     /// Bytes of a number of the source, in halves.
@@ -161,7 +184,8 @@ impl Unit {
             Stored::Floats(bytes) => 2 * bytes,
             Stored::Apart { .. } => 2 * self.format.block_bytes(),
             Stored::Scaled(_) => 2,
-            Stored::Fours { .. } => 1,
+            // Blocks never lie as columns.
+            Stored::Fours { .. } | Stored::Sixteens { .. } | Stored::Blocks { .. } => 1,
         }
     }
 }
@@ -258,16 +282,17 @@ fn along_rows(
 ) -> io::Result<()> {
     let (line_bytes, row_bytes) = (unit.line_bytes(), unit.row_bytes());
     scales(unit, files, buffers)?;
+    let whole = whole_scale(unit, files, buffers)?;
     let MakeBuffers { lines, beside, numbers } = buffers;
     let (wanted, step) = (unit.lines_of(&rows), (READ / line_bytes.max(1)).max(1));
-    let fours = unit.cols / 32;
+    let of_row = unit.scales_of_rows().map_or(0, |(_, share)| unit.cols / share);
     for first in wanted.clone().step_by(step) {
         let some = first..wanted.end.min(first + step);
-        let powers = match unit.stored {
-            Stored::Fours { scales: SourceRun { file, offset } } => {
-                beside.read(files.file(file)?, offset + (some.start * fours) as u64, some.len() * fours)?
+        let beside = match unit.scales_of_rows() {
+            Some((SourceRun { file, offset }, _)) => {
+                beside.read(files.file(file)?, offset + (some.start * of_row) as u64, some.len() * of_row)?
             }
-            _ => &[],
+            None => &[],
         };
         let at = unit.from.offset + (some.start * line_bytes) as u64;
         let lines = lines.read(files.file(unit.from.file)?, at, some.len() * line_bytes)?;
@@ -278,10 +303,13 @@ fn along_rows(
             }
             let to = &mut out[(row - rows.start) * row_bytes..][..row_bytes];
             let bytes = &lines[i * line_bytes..][..line_bytes];
+            let scales = &beside[i * of_row..][..of_row];
             match unit.stored {
                 Stored::Floats(_) => to.copy_from_slice(bytes),
                 Stored::Apart { .. } => return Err(io::ErrorKind::Unsupported.into()),
-                Stored::Fours { .. } => write_fours(bytes, &powers[i * fours..], to),
+                Stored::Fours { .. } => write_fours(bytes, scales, to),
+                Stored::Sixteens { .. } => write_sixteens(unit.format, whole, bytes, scales, to),
+                Stored::Blocks { .. } => write_blocks(whole, bytes, to),
                 Stored::Scaled(grid) => {
                     write_eights(unit.format, bytes, |column| grid.at(numbers, line, column), to);
                 }
@@ -342,7 +370,10 @@ fn along_columns(
                         let scale = |column| grid.at(numbers, some.start + column, line);
                         write_eights(unit.format, numbers_of, scale, &mut to[start..end]);
                     }
-                    Stored::Fours { .. } | Stored::Apart { .. } => {
+                    Stored::Fours { .. }
+                    | Stored::Sixteens { .. }
+                    | Stored::Blocks { .. }
+                    | Stored::Apart { .. } => {
                         return Err(io::ErrorKind::Unsupported.into());
                     }
                 }
@@ -365,6 +396,17 @@ fn scales(unit: &Unit, files: &dyn Sources, buffers: &mut MakeBuffers) -> io::Re
     Ok(())
 }
 
+/// The scale of a whole unit; 1 where there is none.
+fn whole_scale(unit: &Unit, files: &dyn Sources, buffers: &mut MakeBuffers) -> io::Result<f32> {
+    let (Stored::Sixteens { whole: Some(whole), .. } | Stored::Blocks { whole }) = unit.stored else {
+        return Ok(1.0);
+    };
+    let Whole { place, divides } = whole;
+    let bytes = buffers.beside.read(files.file(place.file)?, place.offset, 4)?;
+    let scale = f32::from_le_bytes(bytes.try_into().map_err(io::Error::other)?);
+    Ok(if divides { scale.recip() } else { scale })
+}
+
 impl Grid {
     /// The scale of a number of the source.
     fn at(&self, numbers: &[f32], row: usize, col: usize) -> f32 {
@@ -372,53 +414,11 @@ impl Grid {
     }
 }
 
-/// E4M3 numbers of a row as blocks with a scale, or as floats where a row is no whole number of blocks.
-fn write_eights(format: Format, codes: &[u8], scale: impl Fn(usize) -> f32, to: &mut [u8]) {
-    if format == Format::F8 {
-        let blocks = to.chunks_exact_mut(format.block_bytes());
-        for (b, (to, codes)) in blocks.zip(codes.chunks_exact(32)).enumerate() {
-            to[..4].copy_from_slice(&scale(32 * b).to_le_bytes());
-            to[4..].copy_from_slice(codes);
-        }
-        return;
-    }
-    for (column, (to, &code)) in to.chunks_exact_mut(4).zip(codes).enumerate() {
-        let value = EIGHT_BITS[usize::from(code)] * scale(column);
-        to.copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// Every E4M3 number.
-static EIGHT_BITS: LazyLock<[f32; 256]> = LazyLock::new(|| {
-    let mut values = [0.0; 256];
-    for (b, values) in values.chunks_exact_mut(32).enumerate() {
-        let mut block = [0; 36];
-        block[..4].copy_from_slice(&1.0_f32.to_le_bytes());
-        for (code, i) in block[4..].iter_mut().zip(0..) {
-            *code = 32 * b as u8 + i;
-        }
-        moelten_quant::decode(Format::F8, &block, values);
-    }
-    values
-});
-
-/// Pairs of neighbours as MXFP4 blocks, whose bytes hold number `j` and number `j + 16`.
-fn write_fours(codes: &[u8], powers: &[u8], to: &mut [u8]) {
-    let blocks = to.chunks_exact_mut(Format::Mxfp4.block_bytes()).zip(codes.as_chunks::<16>().0);
-    for ((to, codes), &power) in blocks.zip(powers) {
-        to[0] = power;
-        let (first, second) = codes.split_at(8);
-        for (to, (a, b)) in to[1..].chunks_exact_mut(2).zip(first.iter().zip(second)) {
-            to[0] = a & 15 | b << 4;
-            to[1] = a >> 4 | b & 0xf0;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::io::read_at::ReadAt;
+    use crate::tensors::small_floats::EIGHT_BITS;
 
     /// A file in memory whose reads begin at multiples of a power of two.
     struct Bytes(Vec<u8>, usize);

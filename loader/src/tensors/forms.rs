@@ -1,6 +1,6 @@
 //! Tensors that have to be arranged before they can be multiplied: E4M3 numbers with scales beside them,
-//! pairs of E2M1 numbers, banks whose matrices are transposed or whose rows alternate. Folders have them as
-//! they were released. It must not know how bytes are arranged.
+//! pairs of E2M1 numbers, blocks of NVFP4 with one more scale, banks whose matrices are transposed or whose
+//! rows alternate. Folders have them as they were released. It must not know how bytes are arranged.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,28 +8,38 @@ use moelten_quant::Format;
 
 use crate::container::catalog::{Catalog, Storage, TensorInfo};
 use crate::error::{Fault, LoadError, Result};
-use crate::tensors::arranged::{Along, Arranged, EIGHTS, Grid, Lines, ScaleType, SourceRun, Stored, Unit};
+use crate::io::reader::printable;
+use crate::tensors::arranged::{
+    Along, Arranged, EIGHTS, Grid, Lines, ScaleType, SourceRun, Stored, Unit, Whole,
+};
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::resolve::Resolver;
 use crate::tensors::roles::{Names, Role, Rows};
 
 /// What the name of a matrix's scales ends with, and what the matrix's own name ends with there.
-const SCALES: [(&str, &str); 5] = [
+const SCALES: [(&str, &str); 6] = [
     ("", "_scale_inv"),
     ("", "_scale"),
     (".weight", ".scale"),
     ("_blocks", "_scales"),
     (".weight", ".weight_scale"),
+    ("_packed", "_scale"),
 ];
+/// The same of the scale of a whole matrix of pairs of E2M1 numbers, and whether it divides.
+const WHOLE: [(&str, &str, bool); 2] = [("", "_scale_2", false), ("_packed", "_global_scale", true)];
+/// What the name of a tensor ends with by which inputs have to be multiplied, which no product does.
+const OF_INPUTS: &str = ".pre_quant_scale";
 /// Sides of blocks that share a scale, the usual one first.
 const SIDES: [usize; 8] = [128, 64, 32, 256, 512, 1024, 2048, 16];
 /// Numbers of a row that share a power of two, in pairs of E2M1 numbers.
 const FOURS: usize = 32;
+/// The same with E4M3 scales.
+const SIXTEENS: usize = 16;
 
 impl<'a> Resolver<'a> {
     pub(super) fn new(catalog: &'a Catalog, names: Names, sizes: HashMap<Role, usize>) -> Self {
         let (used, arranged, units) = (HashSet::new(), Arranged::default(), HashMap::new());
-        Self { catalog, names, sizes, used, arranged, units }
+        Self { catalog, names, sizes, used, arranged, units, wholes: HashSet::new() }
     }
 
     /// Whether a tensor holds pairs of four-bit numbers: its scales are powers of two beside it.
@@ -38,6 +48,12 @@ impl<'a> Resolver<'a> {
             && self
                 .scales_beside(tensor)
                 .is_some_and(|scales| matches!(scales.storage.name(), "F8_E8M0" | "U8"))
+    }
+
+    /// Whether a tensor holds pairs of four-bit numbers with an 8-bit float for each 16 of a row beside it.
+    pub(super) fn is_sixteens(&self, tensor: &TensorInfo) -> bool {
+        matches!(tensor.storage.name(), "I8" | "U8")
+            && self.scales_beside(tensor).is_some_and(|scales| scales.storage.name() == EIGHTS)
     }
 
     fn scales_beside(&self, tensor: &TensorInfo) -> Option<&'a TensorInfo> {
@@ -92,6 +108,95 @@ impl<'a> Resolver<'a> {
         let from = self.place(tensor, first.saturating_mul(wide(cols / 2)));
         let (along, lines, format) = (Along::Rows, Lines::InOrder, Format::Mxfp4);
         Ok(self.whole_unit(Unit { from, stored: Stored::Fours { scales }, along, lines, rows, cols, format }))
+    }
+
+    /// As [`Self::four_bit_rows`], with an E4M3 scale for each 16 numbers of a row, and one for all of them.
+    pub(super) fn sixteen_rows(
+        &mut self,
+        tensor: &TensorInfo,
+        skip: usize,
+        (whole, rows): (usize, usize),
+        cols: usize,
+    ) -> Result<MatrixRef> {
+        let scales = self.scales_of(tensor)?;
+        let own = [wide(whole), wide(cols / SIXTEENS)];
+        if scales.shape != own || !cols.is_multiple_of(SIXTEENS) {
+            let fault = Fault::WrongShape { found: scales.shape.clone(), expected: own.to_vec() };
+            return Err(self.fault(scales, "", fault));
+        }
+        let scale = self.scale_of_whole(tensor)?;
+        let first = wide(skip);
+        let from = self.place(tensor, first.saturating_mul(wide(cols / 2)));
+        let scales = self.place(scales, first.saturating_mul(wide(cols / SIXTEENS)));
+        let divides = cols.is_multiple_of(Format::Nvfp4F32.block_len());
+        let format = if divides { Format::Nvfp4F32 } else { Format::F32 };
+        let (stored, along, lines) = (Stored::Sixteens { scales, whole: scale }, Along::Rows, Lines::InOrder);
+        Ok(self.whole_unit(Unit { from, stored, along, lines, rows, cols, format }))
+    }
+
+    /// The scale of a whole matrix of pairs of E2M1 numbers, if it has one.
+    fn scale_of_whole(&mut self, tensor: &TensorInfo) -> Result<Option<Whole>> {
+        let stem = tensor.name.strip_suffix(".weight").or_else(|| tensor.name.strip_suffix(".weight_packed"));
+        let of_inputs = stem.and_then(|stem| self.catalog.get(&format!("{stem}{OF_INPUTS}")));
+        if let Some(scale) = of_inputs {
+            return Err(LoadError::Unsupported {
+                path: self.catalog.path(scale).to_owned(),
+                feature: format!("tensor {}, a scale of inputs", printable(&scale.name)),
+                hint: "NVFP4 without scales of inputs is; or use a GGUF file of this model".into(),
+            });
+        }
+        let found = WHOLE.iter().find_map(|&(own, of_scale, divides)| {
+            let stem = tensor.name.strip_suffix(own)?;
+            Some((self.catalog.get(&format!("{stem}{of_scale}"))?, divides))
+        });
+        let Some((scale, divides)) = found else { return Ok(None) };
+        self.used.insert(scale.name.as_str());
+        self.check_scale(scale, 1)?;
+        Ok(Some(Whole { place: self.place(scale, 0), divides }))
+    }
+
+    /// Checks that a tensor holds some f32 numbers.
+    fn check_scale(&self, scale: &TensorInfo, count: u64) -> Result<()> {
+        if scale.storage != Storage::Known(Format::F32) {
+            let found = scale.storage.name().to_owned();
+            return Err(self.fault(scale, "", Fault::WrongType { found, expected: "F32" }));
+        }
+        if scale.shape.iter().try_fold(1_u64, |all, &size| all.checked_mul(size)) != Some(count) {
+            let fault = Fault::WrongShape { found: scale.shape.clone(), expected: vec![count] };
+            return Err(self.fault(scale, "", fault));
+        }
+        Ok(())
+    }
+
+    /// The scale of a quantised matrix, or of each expert's, in a tensor of a GGUF file beside it. Those that
+    /// have a role of their own are none.
+    pub(super) fn scale_beside(&self, tensor: &TensorInfo) -> Option<&'a TensorInfo> {
+        let stem = tensor.name.strip_suffix(".weight")?;
+        let scale = self.catalog.get(&format!("{stem}.scale"))?;
+        let name = scale.name.as_str();
+        (!self.used.contains(name) || self.wholes.contains(name)).then_some(scale)
+    }
+
+    /// Some rows of (one expert of) a tensor of NVFP4 blocks that has a scale in a tensor beside it.
+    pub(super) fn scaled_blocks(
+        &mut self,
+        tensor: &TensorInfo,
+        scale: &'a TensorInfo,
+        skip: usize,
+        (whole, rows): (usize, usize),
+        cols: usize,
+        expert: usize,
+    ) -> Result<MatrixRef> {
+        let experts = if tensor.shape.len() == 3 { tensor.shape.first().copied().unwrap_or(1) } else { 1 };
+        self.check_scale(scale, experts)?;
+        self.used.insert(scale.name.as_str());
+        self.wholes.insert(scale.name.as_str());
+        let row_bytes = wide(self.row_bytes(tensor, Format::Nvfp4, cols)?);
+        let first = self.times(tensor, whole, expert)?.saturating_add(wide(skip));
+        let from = self.place(tensor, first.saturating_mul(row_bytes));
+        let whole = Whole { place: self.place(scale, 4 * wide(expert)), divides: false };
+        let (along, lines, format) = (Along::Rows, Lines::InOrder, Format::Nvfp4F32);
+        Ok(self.whole_unit(Unit { from, stored: Stored::Blocks { whole }, along, lines, rows, cols, format }))
     }
 
     /// The biases of one of two matrices whose rows alternate: `[experts, 2 * cols]` has those of both.

@@ -25,6 +25,10 @@ const WRAPPED: [(&str, &str); 4] = [
     ("model.", ""),
 ];
 
+/// What names of matrices end with, and what is behind it where two numbers are in a byte.
+const WEIGHT: &str = "weight";
+const PACKED: &str = "weight_packed";
+
 /// Finds tensors by role and notes which it has found.
 pub(super) struct Resolver<'a> {
     pub catalog: &'a Catalog,
@@ -37,6 +41,8 @@ pub(super) struct Resolver<'a> {
     pub arranged: Arranged,
     /// Where units begin that several matrices share, by file, offset and expert.
     pub units: HashMap<(usize, u64, usize), u64>,
+    /// Names of scales of whole matrices, which may serve several experts.
+    pub wholes: HashSet<&'a str>,
 }
 
 impl<'a> Resolver<'a> {
@@ -50,11 +56,15 @@ impl<'a> Resolver<'a> {
 
     /// A tensor of the language model, which folders of models for several kinds of input may have wrapped.
     fn get(&self, name: &str) -> Option<&'a TensorInfo> {
-        let wrapped = |(plain, wrapped): &(&str, &str)| {
-            let rest = name.strip_prefix(plain)?;
-            self.catalog.get(&format!("{wrapped}{rest}"))
+        let found = |name: &str| {
+            let wrapped = |(plain, wrapped): &(&str, &str)| {
+                let rest = name.strip_prefix(plain)?;
+                self.catalog.get(&format!("{wrapped}{rest}"))
+            };
+            self.catalog.get(name).or_else(|| WRAPPED.iter().find_map(wrapped))
         };
-        self.catalog.get(name).or_else(|| WRAPPED.iter().find_map(wrapped))
+        // Two numbers in a byte have a name of their own in some folders.
+        found(name).or_else(|| found(&format!("{}{PACKED}", name.strip_suffix(WEIGHT)?)))
     }
 
     pub fn mark_configuration(&mut self, role: Role) {
@@ -297,26 +307,13 @@ impl<'a> Resolver<'a> {
             let halved = tensor.shape.len() == expected.len()
                 && tensor.shape.iter().zip(expected).rev().skip(1).all(|(a, b)| a == b)
                 && tensor.shape.last().map(|last| last.saturating_mul(2)) == expected.last().copied();
-            halved && self.is_fours(tensor)
+            halved && (self.is_fours(tensor) || self.is_sixteens(tensor))
         };
         if tensor.shape == expected || pairs() {
             return Ok(());
         }
         let fault = Fault::WrongShape { found: tensor.shape.clone(), expected: expected.to_vec() };
         Err(LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault))
-    }
-
-    /// Refuses a matrix of NVFP4 that has one more scale, in a tensor beside it: products do not apply it.
-    fn refuse_scaled_as_a_whole(&self, tensor: &TensorInfo, format: Format) -> Result<()> {
-        let beside = |stem: &str| self.catalog.get(&format!("{stem}.scale"));
-        match tensor.name.strip_suffix(".weight").and_then(beside) {
-            Some(scale) if format == Format::Nvfp4 => Err(LoadError::Unsupported {
-                path: self.catalog.path(tensor).to_owned(),
-                feature: format!("tensor {} beside NVFP4 weights", printable(&scale.name)),
-                hint: "NVFP4 without scales of whole tensors is; or use a file in another type".into(),
-            }),
-            _ => Ok(()),
-        }
     }
 
     /// A run of rows of (one expert of) a tensor whose shape has been checked: `rows` of the `whole` rows,
@@ -335,9 +332,24 @@ impl<'a> Resolver<'a> {
         if self.is_fours(tensor) {
             return self.four_bit_rows(tensor, skip, (whole, rows), cols, expert);
         }
+        if self.is_sixteens(tensor) && tensor.shape.len() == 2 {
+            return self.sixteen_rows(tensor, skip, (whole, rows), cols);
+        }
         let path = self.catalog.path(tensor);
         let format = tensor.known_format(path)?;
-        self.refuse_scaled_as_a_whole(tensor, format)?;
+        match self.scale_beside(tensor).filter(|_| format.block_len() > 1) {
+            Some(scale) if format == Format::Nvfp4 => {
+                return self.scaled_blocks(tensor, scale, skip, (whole, rows), cols, expert);
+            }
+            Some(scale) => {
+                return Err(LoadError::Unsupported {
+                    path: path.to_owned(),
+                    feature: format!("tensor {} beside {format} weights", printable(&scale.name)),
+                    hint: "scales of whole tensors of NVFP4 are; or use a file in another type".into(),
+                });
+            }
+            None => {}
+        }
         let overflow = || LoadError::malformed(path, format!("tensor {}", tensor.name), Fault::Overflow);
         let row_bytes = format.row_bytes(cols).ok_or_else(|| {
             let columns = u64::try_from(cols).unwrap_or(u64::MAX);

@@ -502,6 +502,9 @@ impl From<&'static [NameRule]> for Names {
 pub const IGNORED_SUFFIXES: &[&str] = &[
     ".rotary_emb.inv_freq",
     ".input_scale",
+    ".input_global_scale",
+    ".k_scale",
+    ".v_scale",
     ".attn_rot_embd",
     ".attention.masked_bias",
     ".attention.bias",

@@ -35,6 +35,8 @@ pub struct TensorStore {
     /// In the order of [`ModelSpec::banks`].
     banks: Vec<ExpertBank>,
     unused: Vec<String>,
+    /// Tensors of scales of whole matrices, which the matrices hold.
+    held: Vec<String>,
     /// Whether the weights of norms are stored less 1.
     centred_norms: bool,
 }
@@ -110,7 +112,8 @@ impl TensorStore {
         for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
             resolver.mark_configuration(role);
         }
-        let Resolver { used, arranged, .. } = resolver;
+        let Resolver { used, arranged, wholes, .. } = resolver;
+        let held = wholes.into_iter().map(str::to_owned).collect();
         let unused = catalog
             .tensors()
             .iter()
@@ -124,7 +127,7 @@ impl TensorStore {
             let path = files.first().map_or_else(Default::default, |file| file.path().to_owned());
             files.push(FileBytes::made(&path, Arc::new(arranged), catalog.files().to_vec()));
         }
-        Ok(Self { catalog, files, dense, integers, large, tables, banks, unused, centred_norms: false })
+        Ok(Self { catalog, files, dense, integers, large, tables, banks, unused, held, centred_norms: false })
     }
 
     /// The same tensors, of a folder whose norms are stored less 1.
@@ -367,6 +370,11 @@ impl TensorStore {
         let path =
             self.catalog.files().get(matrix.file).map_or_else(Default::default, |f| f.path().to_owned());
         Err(LoadError::malformed(&path, role.to_string(), fault))
+    }
+
+    /// Whether a tensor is a scale that a matrix holds.
+    pub(crate) fn holds_scale(&self, name: &str) -> bool {
+        self.held.iter().any(|held| held == name)
     }
 
     /// Names of tensors in the files that the spec does not need.

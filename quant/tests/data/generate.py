@@ -23,7 +23,7 @@ HALVES = {
     "F16": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
     "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
     "IQ1_S": [0], "IQ1_M": [], "IQ2_XXS": [0], "IQ2_XS": [0], "IQ2_S": [0], "IQ3_XXS": [0], "IQ3_S": [0],
-    "TQ1_0": [52], "TQ2_0": [64], "NVFP4": [], "Q1_0": [0], "Q8_K": [], "F8_E4M3": [],
+    "TQ1_0": [52], "TQ2_0": [64], "NVFP4": [], "Q1_0": [0], "Q8_K": [], "F8_E4M3": [], "NVFP4F32": [],
 }
 NAMES = [
     "F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0",
@@ -32,6 +32,7 @@ NAMES = [
 # Drawn from numbers of their own, so that the blocks above stay as they were.
 LATER = [
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "TQ1_0", "TQ2_0", "NVFP4", "Q1_0", "Q8_K", "F8_E4M3",
+    "NVFP4F32",
 ]
 # The points, in the order of lattices.bin.
 LATTICES = [quants.IQ2_XXS, quants.IQ2_XS, quants.IQ2_S, quants.IQ1_S, quants.IQ3_XXS, quants.IQ3_S]
@@ -67,11 +68,25 @@ def f8_e4m3(blocks: np.ndarray) -> np.ndarray:
     return blocks[:, :4].copy().view("<f4") * np.where(code & 128, -value, value).astype(np.float32)
 
 
-DEFINED = {"Q8_K": q8_k, "Q1_0": q1_0, "F8_E4M3": f8_e4m3}
+def nvfp4_f32(blocks: np.ndarray) -> np.ndarray:
+    """f32 scale, then a block of NVFP4: half of its scales times the f32 scale, rounded, times twice its floats."""
+    rest = np.ascontiguousarray(blocks[:, 4:])
+    code = rest[:, :4].astype(np.int64)
+    exponent, mantissa = code >> 3 & 15, (code & 7) / 8.0
+    scales = np.where(exponent == 0, mantissa * 2.0**-6, (1 + mantissa) * 2.0 ** (exponent - 7)).astype(np.float32)
+    scales = np.where(code == 127, np.float32(0), scales)
+    both = blocks[:, :4].copy().view("<f4") * (scales / 2)
+    rest[:, :4] = 0x38  # one
+    return np.repeat(both, 16, axis=1) * (2 * dequantize(rest, T.NVFP4))
+
+
+DEFINED = {"Q8_K": q8_k, "Q1_0": q1_0, "F8_E4M3": f8_e4m3, "NVFP4F32": nvfp4_f32}
+# Bytes of the blocks that no file has.
+OWN = {"F8_E4M3": 36, "NVFP4F32": 40}
 
 
 def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
-    size = 36 if name == "F8_E4M3" else GGML_QUANT_SIZES[T[name]][1]
+    size = OWN.get(name) or GGML_QUANT_SIZES[T[name]][1]
     if name in ("F32", "F16", "BF16"):
         blocks = rng.integers(0, 256, (256, size), dtype=np.uint8)
         # Clear one exponent bit: no infinities and no NaN, because conversions may change the payload of a NaN.
@@ -85,7 +100,7 @@ def blocks_of(name: str, rng: np.random.Generator) -> np.ndarray:
     codes += [np.full(size, value, np.uint8) for value in (0x00, 0xFF, 0x0F, 0xF0, 0x80, 0x7F, 0x55, 0xAA, 0x3F, 0xC0)]
     codes += [np.arange(size).astype(np.uint8), np.arange(size)[::-1].astype(np.uint8)]
     blocks = np.stack(codes)
-    if name in ("Q8_K", "F8_E4M3"):
+    if name in ("Q8_K", "F8_E4M3", "NVFP4F32"):
         scales = np.array([3e38, -3e38, 1e-45, -1e-45, 1.0, -1.0, 0.0, -0.0, 1e-38], "<f4")
         for i, block in enumerate(blocks):
             scale = scales[i // 2 % len(scales)] if i % 2 else np.float32(rng.normal() * 0.1)

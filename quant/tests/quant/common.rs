@@ -15,8 +15,8 @@ pub fn quantised() -> impl Iterator<Item = Format> {
 
 /// Whether scales are for 16 weights.
 pub fn halves(format: Format) -> bool {
-    use Format::{Iq1M, Iq2S, Iq2Xs, Nvfp4, Q2K, Q3K, Q6K};
-    matches!(format, Q2K | Q3K | Q6K | Iq1M | Iq2Xs | Iq2S | Nvfp4)
+    use Format::{Iq1M, Iq2S, Iq2Xs, Nvfp4, Nvfp4F32, Q2K, Q3K, Q6K};
+    matches!(format, Q2K | Q3K | Q6K | Iq1M | Iq2Xs | Iq2S | Nvfp4 | Nvfp4F32)
 }
 
 /// SplitMix64.
@@ -116,6 +116,11 @@ impl Weights {
                     if random { 0x10 + rng.bits() as u8 % 16 } else { [0x7e, 1, 0x7f][three] }
                 };
                 block[..4].fill_with(|| scale(rng));
+            }
+            Format::Nvfp4F32 => {
+                let whole = if random { rng.float() * 0.02 } else { [1e30, 1e-40, -1.0][three] };
+                block[..4].copy_from_slice(&whole.to_le_bytes());
+                self.other_scales(Format::Nvfp4, &mut block[4..], rng);
             }
             Format::Iq1M => {
                 let random = half::f16::from_f32(rng.float() * 0.02);

@@ -288,7 +288,7 @@ fn what_cannot_be_encoded_is_an_error() {
             assert_eq!(encoded(format, &[0.0; 256], Some(&importance)), refused, "{format}");
         }
     }
-    for format in [Format::Iq2Xs, Format::Tq1_0, Format::Q8K, Format::Nvfp4] {
+    for format in [Format::Iq2Xs, Format::Tq1_0, Format::Q8K, Format::Nvfp4, Format::Nvfp4F32] {
         assert_eq!(encoded(format, &[0.0; 256], None), Err(EncodeError::Unsupported(format)));
         assert_eq!(encoded(format, &[0.0; 256], Some(&importance)), Err(EncodeError::Unsupported(format)));
     }
