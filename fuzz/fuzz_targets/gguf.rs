@@ -6,8 +6,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use moelten_loader::container::gguf::Header;
-use moelten_loader::container::packed::{PackedIndex, RECORD_ALIGN};
-use moelten_loader::spec::Part;
+use moelten_loader::container::packed::{PackedIndex, PackedLayer, RECORD_ALIGN};
 
 fuzz_target!(|bytes: &[u8]| {
     let header = match Header::parse(Path::new("f"), bytes) {
@@ -29,12 +28,12 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(None) => {}
         Ok(Some(index)) => {
             assert!(!index.layers().is_empty());
-            assert!(index.layers().windows(2).all(|pair| pair[0].layer < pair[1].layer));
+            let bank = |layer: &PackedLayer| (layer.layer, layer.kind);
+            assert!(index.layers().windows(2).all(|pair| bank(&pair[0]) < bank(&pair[1])));
             for layer in index.layers() {
                 assert!(!layer.checksums.is_empty() && layer.shape.bytes % u64::from(RECORD_ALIGN) == 0);
                 let mut end = 0;
-                for part in Part::ALL {
-                    let matrix = layer.shape.part(part);
+                for (_, matrix) in layer.shape.parts() {
                     assert!(matrix.offset >= end && matrix.bytes > 0);
                     end = matrix.offset + matrix.bytes;
                 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use crate::common::wide::{converted, wide};
 use crate::common::{How, folder, golden, logits, model, pack, session, unpack};
 use moelten_engine::KvFormat;
+use moelten_engine::plan::{Io, Ram};
 use moelten_loader::container::gguf::Gguf;
 use moelten_loader::container::packed;
+use moelten_loader::convert::verify::verify;
 use moelten_loader::convert::{Conversion, FileLayout, Types};
-use moelten_loader::load::{LoadedModel, load};
-use moelten_loader::spec::Part;
+use moelten_loader::load::{LoadedModel, Source, load};
 use moelten_quant::{Format, Isa};
 
 fn bits(path: &Path, ids: &[u32], options: How) -> Vec<u32> {
@@ -55,7 +56,7 @@ fn check_records(loaded: &LoadedModel, standard: &LoadedModel) {
             assert!(record.offset.is_multiple_of(align) && record.bytes.is_multiple_of(align));
             let bytes = loaded.tensors.record_bytes(&record);
             assert!(packed::verify_record(bytes, record.checksum));
-            for part in Part::ALL {
+            for &part in bank.parts() {
                 let matrix = packed_bank.part(expert, part).unwrap();
                 assert!(matrix.offset >= record.offset && matrix.file == record.file);
                 assert!(matrix.offset + matrix.bytes <= record.offset + record.bytes);
@@ -65,6 +66,88 @@ fn check_records(loaded: &LoadedModel, standard: &LoadedModel) {
                     [loaded.tensors.view(matrix), standard.tensors.view(plain)].map(|v| v.data());
                 assert!(got == expected, "{:?}, expert {expert}: {part:?}", bank.key);
             }
+        }
+    }
+}
+
+/// Files of models whose experts are not of three matrices, or are query heads.
+fn other_files(dir: &Path) -> Vec<(&'static str, PathBuf)> {
+    let families = [
+        // Attention experts beside experts of two matrices.
+        ("dsmoe", &[Format::F32, Format::F16][..]),
+        ("glam", &[Format::BF16]),
+        // Of two matrices, in a latent space.
+        ("nemotronh", &[Format::F16]),
+    ];
+    let write = |(family, formats): (&'static str, &[Format])| {
+        let target = dir.join(format!("{family}.gguf"));
+        converted(&folder(family), formats, &target);
+        (family, target)
+    };
+    families.into_iter().map(write).collect()
+}
+
+#[test]
+fn experts_of_every_kind_are_records() {
+    let dir = tempfile::tempdir().unwrap();
+    for (family, standard) in other_files(dir.path()) {
+        let (packed, back) = (standard.with_extension("packed"), standard.with_extension("back"));
+        pack(&standard, &packed);
+        let loaded = load(&packed).unwrap();
+        assert_eq!(loaded.notices, [""; 0], "{family}");
+        check_records(&loaded, &load(&standard).unwrap());
+        let Source::Gguf { metadata, .. } = &loaded.source else { panic!("a file") };
+        assert_eq!(packed::version(metadata), Some(u64::from(packed::VERSION_OF_ANY)), "{family}");
+        let ids = golden(family).ids;
+        for isa in Isa::available() {
+            let options = |ram, io, threads| How {
+                threads: Some(threads),
+                isa: Some(isa),
+                ram,
+                io,
+                ..Default::default()
+            };
+            let expected = bits(&standard, &ids, options(Ram::Auto, Io::Auto, 1));
+            for (ram, io, threads) in [
+                (Ram::Auto, Io::Auto, 2),
+                (Ram::Auto, Io::Direct, 2),
+                (Ram::Min, Io::Direct, 1),
+                (Ram::Min, Io::Mmap, 3),
+            ] {
+                let got = bits(&packed, &ids, options(ram, io, threads));
+                assert!(got == expected, "{family} on {isa}, {ram:?}, {io:?}, {threads} threads");
+            }
+        }
+        unpack(&packed, &back);
+        assert!(std::fs::read(&standard).unwrap() == std::fs::read(&back).unwrap(), "{family}");
+        let again = standard.with_extension("again");
+        pack(&packed, &again);
+        assert!(std::fs::read(&packed).unwrap() == std::fs::read(&again).unwrap(), "{family}");
+        let report = verify(&loaded, Some(&load(&folder(family)).unwrap()), 2, &mut |_, _| true);
+        let report = report.unwrap().unwrap();
+        assert!(report.damage.is_empty() && report.checked > 0, "{family}: {:?}", report.damage);
+    }
+}
+
+/// A damaged record is found, whatever its experts are for.
+#[test]
+fn damaged_records_of_every_kind_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    for (family, standard) in other_files(dir.path()) {
+        let packed = standard.with_extension("packed");
+        pack(&standard, &packed);
+        let sound = std::fs::read(&packed).unwrap();
+        for bank in load(&packed).unwrap().tensors.banks() {
+            let record = bank.record(bank.experts() - 1).unwrap();
+            let mut bytes = sound.clone();
+            bytes[usize::try_from(record.offset + 1).unwrap()] ^= 0x10;
+            std::fs::write(&packed, &bytes).unwrap();
+            let report = verify(&load(&packed).unwrap(), None, 2, &mut |_, _| true).unwrap().unwrap();
+            assert_eq!(report.damage.len(), 1, "{family} {:?}: {:?}", bank.key, report.damage);
+            let loaded = load(&packed).unwrap();
+            let plan = Conversion::plan_as(&loaded, FileLayout::Standard, Types::Kept).unwrap();
+            let error = plan.write(&standard, &mut |_| true).unwrap_err();
+            assert!(error.to_string().contains("checksum"), "{family}: {error}");
         }
     }
 }

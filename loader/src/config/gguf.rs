@@ -11,7 +11,7 @@ use crate::container::gguf::{Metadata, Value};
 use crate::container::packed::PackedIndex;
 use crate::error::{Fault, LoadError, Result};
 use crate::io::reader::narrow;
-use crate::spec::Part;
+use crate::spec::{BankKind, Part};
 
 /// Layers that are looked through; the lowering refuses more.
 const MAX_LAYERS: u64 = 4096;
@@ -25,9 +25,16 @@ pub(crate) fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedInd
     let mut raw = RawConfig::read(meta.path(), &mut file)?;
     raw.unknown = file.unknown();
     raw.model_name.value.get_or_insert_with(|| "unnamed model".to_owned());
-    if let Some(layer) = packed.and_then(|packed| packed.layers().first()) {
-        let columns = layer.shape.part(Part::Down).cols;
-        raw.expert_d_ff.value = raw.expert_d_ff.value.or(u64::try_from(columns).ok().map(Uniform));
+    // Widths that other files leave to their banks.
+    for layer in packed.into_iter().flat_map(PackedIndex::layers) {
+        let width = layer.shape.part(Part::Down).and_then(|down| u64::try_from(down.cols).ok());
+        match layer.kind {
+            BankKind::FeedForward => {
+                raw.expert_d_ff.value = raw.expert_d_ff.value.or(width.map(Uniform));
+            }
+            BankKind::Adjugate => raw.adjugate_d_ff.value = raw.adjugate_d_ff.value.or(width),
+            BankKind::Heads => {}
+        }
     }
     if raw.experts.value == Some(0) && raw.experts_used.value.is_none_or(|Uniform(used)| used == 0) {
         raw.experts.value = None; // how some dense files say "no experts"

@@ -56,7 +56,7 @@ pub(super) enum Values {
     /// One matrix of each expert of a bank.
     Bank { bank: BankKey, part: Part, encode: Option<Format> },
     /// All matrices of one expert, laid out by the plan's index.
-    Record { layer: usize, expert: usize, encode: bool },
+    Record { bank: BankKey, expert: usize, encode: bool },
     /// Numbers of the spec.
     Numbers(Vec<f32>),
     /// Whole numbers of the source.
@@ -197,7 +197,7 @@ fn expert_tensors(model: &LoadedModel) -> HashSet<String> {
     let (mut names, known) = (HashSet::new(), gguf_names(&model.spec));
     for bank in model.tensors.banks() {
         let count = bank.experts();
-        names.extend((0..count).map(|expert| record_name(bank.key.layer, expert)));
+        names.extend((0..count).map(|expert| record_name(bank.kind, bank.key.layer, expert)));
         for role in Part::ALL.map(|part| bank.role(part)) {
             for rule in known.of(role) {
                 let tensors = if rule.per_expert() { count } else { 1 };
@@ -275,42 +275,37 @@ pub(super) fn bank_outputs(
 }
 
 /// The shape of the records of a bank. Checksums are 0 until they are computed.
-///
-/// # Errors
-/// [`LoadError::Unsupported`] for experts that are not of three matrices.
 pub(super) fn packed_layer(
     model: &LoadedModel,
     key: BankKey,
     formats: &[(Part, Format)],
 ) -> Result<PackedLayer> {
     let (bank, layer) = (bank(model, key), key.layer);
-    let &[(Part::Gate, gate), (Part::Up, up), (Part::Down, down)] = formats else {
-        return Err(LoadError::Unsupported {
-            path: first_path(model).to_owned(),
-            feature: format!("the packed layout of experts of {} matrices", formats.len()),
-            hint: "the standard layout is".into(),
-        });
-    };
-    let matrix = |part, format| {
+    let matrix = |part| {
+        let (_, format) = formats.iter().find(|(known, _)| *known == part)?;
         let matrix = first_expert(bank, part);
-        (format, len_u64(matrix.rows), len_u64(matrix.cols))
+        Some((*format, len_u64(matrix.rows), len_u64(matrix.cols)))
     };
-    let shape = RecordShape::new([matrix(Part::Gate, gate), matrix(Part::Up, up), matrix(Part::Down, down)]);
+    let shape = RecordShape::new(matrix);
     let shape = shape.map_err(|fault| packed::shape_fault(first_path(model), layer, fault))?;
-    Ok(PackedLayer { layer, shape, checksums: vec![0; bank.experts()] })
+    Ok(PackedLayer { layer, kind: bank.kind, shape, checksums: vec![0; bank.experts()] })
 }
 
-/// The records of a layer.
-pub(super) fn records(packed: &PackedLayer, encode: bool) -> impl Iterator<Item = Output> + '_ {
-    let PackedLayer { layer, shape, checksums } = packed;
+/// The records of a bank.
+pub(super) fn records(
+    bank: BankKey,
+    packed: &PackedLayer,
+    encode: bool,
+) -> impl Iterator<Item = Output> + '_ {
+    let PackedLayer { layer, kind, shape, checksums } = packed;
     (0..checksums.len()).map(move |expert| Output {
         plan: TensorPlan {
-            name: record_name(*layer, expert),
+            name: record_name(*kind, *layer, expert),
             storage: Storage::Other(packed::RECORD_TYPE),
             shape: vec![shape.bytes],
         },
         bytes: shape.bytes,
-        values: Values::Record { layer: *layer, expert, encode },
+        values: Values::Record { bank, expert, encode },
     })
 }
 

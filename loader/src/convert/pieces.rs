@@ -69,7 +69,7 @@ enum Make {
     /// A copy of bytes of the source.
     Bytes(Span),
     /// No bytes: the checksum of a record of the source is verified before its matrices are used.
-    Record { layer: usize, expert: usize },
+    Record { bank: BankKey, expert: usize },
     /// Rows of a matrix.
     Rows(Rows),
 }
@@ -133,8 +133,8 @@ impl Maker<'_> {
                 let bank = at(self.tensors, *bank);
                 for expert in 0..bank.experts() {
                     // Once for each record: before the first bank that reads from it.
-                    if *part == Part::Gate && bank.record(expert).is_some() {
-                        out.push(Make::Record { layer: bank.key.layer, expert });
+                    if bank.parts().first() == Some(part) && bank.record(expert).is_some() {
+                        out.push(Make::Record { bank: bank.key, expert });
                     }
                     let matrix = part_of(bank, expert, *part);
                     let importance = match encode {
@@ -144,24 +144,23 @@ impl Maker<'_> {
                     rows(self.source_of(matrix), *encode, Order::Same, importance, &mut out);
                 }
             }
-            Values::Record { layer, expert, encode } => {
-                self.record(*layer, *expert, *encode, &mut out)?;
+            Values::Record { bank, expert, encode } => {
+                self.record(at(self.tensors, *bank), *expert, *encode, &mut out)?;
             }
         }
         Ok(out.into_iter().map(|make| OutputPiece { output: index, make }).collect())
     }
 
     /// The pieces of a record.
-    fn record(&self, layer: usize, expert: usize, encode: bool, out: &mut Vec<Make>) -> Result<()> {
-        let bank = bank(self.tensors, layer);
-        let index = self.packed.and_then(|packed| packed.layer(layer));
+    fn record(&self, bank: &ExpertBank, expert: usize, encode: bool, out: &mut Vec<Make>) -> Result<()> {
+        let index = self.packed.and_then(|packed| packed.bank(bank.key.layer, bank.kind));
         let shape = index.expect("the plan has a shape for its records").shape;
         if bank.record(expert).is_some() {
-            out.push(Make::Record { layer, expert });
+            out.push(Make::Record { bank: bank.key, expert });
         }
         let mut end = 0;
-        for part in Part::ALL {
-            let &PackedMatrix { format, offset, bytes, .. } = shape.part(part);
+        for (part, matrix) in shape.parts() {
+            let &PackedMatrix { format, offset, bytes, .. } = matrix;
             let matrix = part_of(bank, expert, part);
             let importance = match encode {
                 true => self.columns(bank.role(part), Some(expert), matrix)?,
@@ -191,8 +190,8 @@ impl Maker<'_> {
         let Span { file, offset, bytes } = match &piece.make {
             Make::Zeros(_) | Make::Numbers(_) => return None,
             Make::Bytes(span) => *span,
-            Make::Record { layer, expert } => {
-                let &RecordRef { file, offset, bytes, .. } = bank(self.tensors, *layer).record(*expert)?;
+            Make::Record { bank, expert } => {
+                let &RecordRef { file, offset, bytes, .. } = at(self.tensors, *bank).record(*expert)?;
                 Span { file, offset, bytes }
             }
             Make::Rows(rows @ Rows { matrix, .. }) => {
@@ -250,8 +249,8 @@ impl Maker<'_> {
                 let bytes = self.bytes(*span)?;
                 Made { source: Some(XxHash3_64::oneshot(&bytes)), bytes: bytes.into_owned() }
             }
-            Make::Record { layer, expert } => {
-                verify(self.tensors, *layer, *expert)?;
+            Make::Record { bank, expert } => {
+                verify(self.tensors, *bank, *expert)?;
                 Made { bytes: Vec::new(), source: None }
             }
             Make::Rows(rows) => {
@@ -398,25 +397,21 @@ fn at(tensors: &TensorStore, key: BankKey) -> &ExpertBank {
     tensors.bank_at(key).expect("the plan has the banks of the store")
 }
 
-/// The experts of a layer of the plan that have records.
-fn bank(tensors: &TensorStore, layer: usize) -> &ExpertBank {
-    tensors.bank_of_layer(layer).expect("the plan has the experts of the store")
-}
-
 fn part_of(bank: &ExpertBank, expert: usize, part: Part) -> &MatrixRef {
-    bank.part(expert, part).expect("the plan refuses experts without gate, up and down")
+    bank.part(expert, part).expect("the plan has the parts of the store")
 }
 
 /// Verifies the checksum of an expert's record.
-fn verify(tensors: &TensorStore, layer: usize, expert: usize) -> Result<()> {
-    let record = bank(tensors, layer).record(expert).expect("such a piece is made for records only");
+fn verify(tensors: &TensorStore, bank: BankKey, expert: usize) -> Result<()> {
+    let bank = at(tensors, bank);
+    let record = bank.record(expert).expect("such a piece is made for records only");
     let &RecordRef { file, offset, checksum: expected, .. } = record;
     let found = packed::checksum(tensors.record_bytes(record));
     if found == expected {
         return Ok(());
     }
     let path = tensors.catalog().files().get(file).map_or(Path::new("?"), |file| file.path());
-    let field = format!("tensor {}", packed::record_name(layer, expert));
+    let field = format!("tensor {}", packed::record_name(bank.kind, bank.key.layer, expert));
     Err(LoadError::Malformed {
         path: path.to_owned(),
         field,

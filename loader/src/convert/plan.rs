@@ -23,7 +23,7 @@ use crate::error::{LoadError, Result};
 use crate::io::output::PartialFile;
 use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
-use crate::spec::{BankKey, BankKind};
+use crate::spec::BankKey;
 use crate::tensors::bank::MatrixRef;
 use crate::tensors::roles::Role;
 
@@ -109,18 +109,15 @@ impl<'a> Conversion<'a> {
                 });
             }
             FileLayout::Packed => {
-                let mut index = Vec::with_capacity(experts.len());
-                for (key, formats) in &experts {
-                    let bank = bank(model, *key);
-                    if bank.kind != BankKind::FeedForward {
-                        outputs.extend(bank_outputs(model, bank, formats, encoded)?);
-                        continue;
-                    }
-                    let packed = packed_layer(model, *key, formats)?;
-                    outputs.extend(records(&packed, encoded));
-                    index.push(packed);
+                let layout = |(key, formats): &(BankKey, ExpertFormats)| {
+                    Ok((*key, packed_layer(model, *key, formats)?))
+                };
+                let mut banks = experts.iter().map(layout).collect::<Result<Vec<_>>>()?;
+                banks.sort_by_key(|(_, packed)| (packed.layer, packed.kind));
+                for (key, packed) in &banks {
+                    outputs.extend(records(*key, packed, encoded));
                 }
-                Some(PackedIndex::new(index))
+                Some(PackedIndex::new(banks.into_iter().map(|(_, packed)| packed).collect()))
             }
         };
         let (mut metadata, notices) = metadata(model)?;

@@ -23,6 +23,7 @@ use crate::error::{LoadError, Result};
 use crate::io::FileBytes;
 use crate::io::reader::len_u64;
 use crate::load::{LoadedModel, Source};
+use crate::spec::BankKind;
 use crate::tensors::bank::{MatrixRef, RecordRef};
 use crate::tensors::roles::{Role, gguf_name};
 use crate::tensors::store::TensorStore;
@@ -161,8 +162,8 @@ fn checksums(model: &LoadedModel, report: &mut Report, step: &mut dyn FnMut(u64)
         expected.insert(name, values);
     }
     for tensor in catalog.tensors() {
-        let record =
-            record_of_name(&tensor.name).and_then(|(layer, expert)| record(&model.tensors, layer, expert));
+        let record = record_of_name(&tensor.name)
+            .and_then(|(layer, kind, expert)| record(&model.tensors, layer, kind, expert));
         let sum = record.map(|record| record.checksum).or_else(|| expected.get(&tensor.name).copied());
         let Some(sum) = sum else {
             report.unchecked += 1;
@@ -265,8 +266,8 @@ fn looks(model: &LoadedModel, source: Option<&LoadedModel>) -> Result<Vec<Look>>
     Ok(looks)
 }
 
-fn record(tensors: &TensorStore, layer: usize, expert: usize) -> Option<&RecordRef> {
-    tensors.bank_of_layer(layer)?.record(expert)
+fn record(tensors: &TensorStore, layer: usize, kind: BankKind, expert: usize) -> Option<&RecordRef> {
+    tensors.bank_of(layer, kind)?.record(expert)
 }
 
 /// Every matrix of a model.

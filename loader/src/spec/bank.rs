@@ -12,7 +12,7 @@ pub struct BankKey {
 /// What the experts of a bank are for. Files name their tensors by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BankKind {
-    /// Feed-forward blocks. Packed files have them as records.
+    /// Feed-forward blocks.
     FeedForward,
     /// Feed-forward blocks that read what those of the layer give (GroveMoE).
     Adjugate,

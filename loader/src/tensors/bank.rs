@@ -101,7 +101,7 @@ impl ExpertBank {
     }
 }
 
-/// The record of one expert in a packed file: its three matrices and the padding between them, loaded by one
+/// The record of one expert in a packed file: its matrices and the padding between them, loaded by one
 /// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordRef {

@@ -252,9 +252,16 @@ impl<'a> Resolver<'a> {
 
     /// A bank whose experts have records.
     pub fn records(&mut self, key: BankKey, packed: &PackedLayer, bank: &BankSpec) -> Result<ExpertBank> {
-        let PackedLayer { layer, shape: record, checksums } = packed;
-        for &BankMatrix { part, rows, cols } in &bank.matrices {
-            let found = record.part(part);
+        let PackedLayer { layer, kind, shape: record, checksums } = packed;
+        let matrices = record.parts().map(|(part, _)| part);
+        if !matrices.eq(bank.matrices.iter().map(|matrix| matrix.part)) {
+            let (found, other) =
+                (record.names(), format!("the {} matrices of the model's experts", bank.matrices.len()));
+            let field = format!("{} of layer {layer}", packed::PARTS_KEY);
+            let fault = Fault::Contradiction { found, other };
+            return Err(LoadError::malformed(self.first_path(), field, fault));
+        }
+        for (&BankMatrix { rows, cols, .. }, (_, found)) in bank.matrices.iter().zip(record.parts()) {
             if (found.rows, found.cols) != (rows, cols) {
                 let (found, expected) = (shape(&[found.rows, found.cols]), shape(&[rows, cols]));
                 return Err(shape_fault(self.first_path(), *layer, Fault::WrongShape { found, expected }));
@@ -268,7 +275,7 @@ impl<'a> Resolver<'a> {
         let parts: Vec<Part> = bank.matrices.iter().map(|matrix| matrix.part).collect();
         let (mut matrices, mut records) = (Vec::new(), Vec::with_capacity(bank.experts));
         for (expert, &checksum) in checksums.iter().enumerate() {
-            let tensor = self.named(&packed::record_name(*layer, expert))?;
+            let tensor = self.named(&packed::record_name(*kind, *layer, expert))?;
             let &TensorInfo { file, offset, bytes, .. } = tensor;
             let fault = |fault| {
                 LoadError::malformed(self.catalog.path(tensor), format!("tensor {}", tensor.name), fault)
@@ -282,8 +289,8 @@ impl<'a> Resolver<'a> {
             if !offset.is_multiple_of(alignment) {
                 return Err(fault(Fault::Unaligned { offset, alignment }));
             }
-            matrices.extend(parts.iter().map(|&part| {
-                let &PackedMatrix { format, rows, cols, offset: inside, bytes } = record.part(part);
+            matrices.extend(record.parts().map(|(_, matrix)| {
+                let &PackedMatrix { format, rows, cols, offset: inside, bytes } = matrix;
                 // No overflow: the record is inside the file, the matrix inside the record.
                 MatrixRef { format, rows, cols, file, offset: offset + inside, bytes }
             }));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use moelten_quant::QMatrix;
 
 use crate::container::catalog::{Catalog, TensorInfo};
-use crate::container::packed::PackedIndex;
+use crate::container::packed::{PackedIndex, PackedLayer};
 use crate::error::{Fault, LoadError, Result};
 use crate::io::FileBytes;
 use crate::spec::{BankKey, BankKind, ModelSpec};
@@ -93,21 +93,21 @@ impl TensorStore {
         }
         let mut banks = Vec::new();
         for (key, bank) in spec.banks() {
-            // Records hold the first bank of feed-forward blocks of a layer.
-            let first = !banks.iter().any(|other: &ExpertBank| {
-                other.key.layer == key.layer && other.kind == BankKind::FeedForward
-            });
-            let in_records = packed.filter(|_| bank.kind == BankKind::FeedForward && first);
-            let in_records = in_records.and_then(|packed| packed.layer(key.layer));
+            // Records hold the first bank of its kind in a layer.
+            let mut others = banks.iter();
+            let first =
+                !others.any(|other: &ExpertBank| (other.key.layer, other.kind) == (key.layer, bank.kind));
+            let in_records = packed.filter(|_| first).and_then(|packed| packed.bank(key.layer, bank.kind));
             banks.push(match in_records {
                 None => resolver.bank(key, &bank)?,
                 Some(packed) => resolver.records(key, packed, &bank)?,
             });
         }
-        let without = packed.into_iter().flat_map(PackedIndex::layers).map(|packed| packed.layer);
-        let without = without.filter(|&layer| banks.iter().all(|bank| bank.key.layer != layer)).min();
-        if let Some(layer) = without {
-            return Err(resolver.not_a_layer_with_experts(layer));
+        let has = |packed: &&PackedLayer| {
+            banks.iter().any(|bank| (bank.key.layer, bank.kind) == (packed.layer, packed.kind))
+        };
+        if let Some(none) = packed.into_iter().flat_map(PackedIndex::layers).find(|packed| !has(packed)) {
+            return Err(resolver.not_a_layer_with_experts(none.layer));
         }
         for role in [Role::RopeDivisors, Role::RopeShort, Role::RopeLong] {
             resolver.mark_configuration(role);
@@ -166,10 +166,14 @@ impl TensorStore {
         self.banks.get(bank).expect("a bank's number comes from the spec of this model")
     }
 
-    /// The first bank of feed-forward blocks of a layer, which packed files have as records; `None` for
-    /// layers without one.
+    /// The first bank of feed-forward blocks of a layer; `None` for layers without one.
     pub fn bank_of_layer(&self, layer: usize) -> Option<&ExpertBank> {
-        self.banks.iter().find(|bank| bank.key.layer == layer && bank.kind == BankKind::FeedForward)
+        self.bank_of(layer, BankKind::FeedForward)
+    }
+
+    /// The first bank of a kind in a layer, which packed files have as records; `None` if there is none.
+    pub fn bank_of(&self, layer: usize, kind: BankKind) -> Option<&ExpertBank> {
+        self.banks.iter().find(|bank| (bank.key.layer, bank.kind) == (layer, kind))
     }
 
     /// The bank at a place of the model; `None` if there is none.

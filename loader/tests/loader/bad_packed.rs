@@ -13,6 +13,7 @@ use moelten_loader::container::packed::{self, PackedIndex};
 use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::error::{Fault, LoadError};
 use moelten_loader::load::{LoadedModel, load};
+use moelten_loader::spec::BankKind;
 use moelten_quant::Format;
 use proptest::prelude::*;
 
@@ -31,6 +32,17 @@ static SOUND: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let loaded = load(&golden).unwrap();
     let types = Types::Chosen(&|_| Format::Q8_0);
     let plan = Conversion::plan_as(&loaded, FileLayout::Packed, types).unwrap();
+    assert!(plan.write(&path, &mut |_| true).unwrap());
+    fs::read(path).unwrap()
+});
+
+/// A sound file whose experts are of two matrices, some of them query heads.
+static SOUND_OF_ANY: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden/dsmoe");
+    let folder = Folder::new();
+    let path = folder.path().join("sound.gguf");
+    let loaded = load(&golden).unwrap();
+    let plan = Conversion::plan_as(&loaded, FileLayout::Packed, Types::Chosen(&|_| Format::F32)).unwrap();
     assert!(plan.write(&path, &mut |_| true).unwrap());
     fs::read(path).unwrap()
 });
@@ -64,7 +76,13 @@ impl File {
 
 /// The sound file with something changed; tensors whose size changed are zero.
 fn with(folder: &Folder, change: impl FnOnce(&mut File)) -> PathBuf {
-    let source = Gguf::open(&sound(folder)).unwrap();
+    let sound = sound(folder);
+    changed(folder, &sound, change)
+}
+
+/// A file with something changed.
+fn changed(folder: &Folder, sound: &Path, change: impl FnOnce(&mut File)) -> PathBuf {
+    let source = Gguf::open(sound).unwrap();
     let metadata = source.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
     let plan = |t: &moelten_loader::container::catalog::TensorInfo| TensorPlan {
         name: t.name.clone(),
@@ -135,7 +153,7 @@ fn the_width_of_experts_is_read_from_records() {
 
 #[test]
 fn versions() {
-    for (version, then) in [(0, "make it again"), (1, "make it again"), (u32::MAX, "version 2 is")] {
+    for (version, then) in [(0, "make it again"), (1, "make it again"), (u32::MAX, "versions 2 and 3 are")] {
         let folder = Folder::new();
         let path = with(&folder, |file| file.set("version", Value::U32(version)));
         match metered(|| load(&path)) {
@@ -253,6 +271,63 @@ fn shapes() {
             _ => fault == Fault::Overflow,
         };
         assert!(expected, "{at} {value}: {fault:?}");
+    }
+}
+
+/// What files of version 3 say beside: what experts are for, and which matrices they have.
+#[test]
+fn kinds_and_matrices() {
+    let folder = Folder::new();
+    let sound = folder.file("any.gguf", &*SOUND_OF_ANY);
+    let model = loaded(&sound);
+    let kinds: Vec<BankKind> = model.tensors.banks().iter().map(|bank| bank.kind).collect();
+    assert!(kinds.contains(&BankKind::Heads) && kinds.contains(&BankKind::FeedForward));
+    assert!(model.tensors.banks().iter().all(|bank| bank.record(0).is_some()));
+    let count = kinds.len();
+    let texts = |of: &dyn Fn(usize) -> &'static str| {
+        Value::Array(Array::Str((0..count).map(|i| of(i).to_owned()).collect()))
+    };
+    // Banks are sorted: feed-forward blocks before heads.
+    let refused = |key: &str, value: Value| {
+        let path = changed(&folder, &sound, |file| file.set(key, value));
+        metered(|| load(&path)).unwrap_err()
+    };
+    let own = |i: usize| if i % 2 == 0 { "ffn" } else { "heads" };
+    for (key, other) in [("kinds", "rows"), ("parts", "down,up"), ("parts", "up,up"), ("parts", "")] {
+        let value = texts(&|i| {
+            if i == 1 {
+                other
+            } else if key == "kinds" {
+                own(i)
+            } else {
+                "up,down"
+            }
+        });
+        let error = refused(key, value);
+        assert!(
+            matches!(&error, LoadError::Unsupported { feature, .. }
+            if feature.contains(&format!("moelten.packed.{key}"))),
+            "{error}"
+        );
+    }
+    // The same bank twice, and one after a later one.
+    for of in [|_: usize| "ffn", |i: usize| if i % 2 == 0 { "heads" } else { "ffn" }] {
+        let error = refused("kinds", texts(&of)).to_string();
+        assert!(error.contains("moelten.packed.layers") && error.contains("ascending"), "{error}");
+    }
+    // A bank that the model does not have, in place of its own.
+    let error = refused("kinds", texts(&|i| if i == 1 { "adjugate" } else { own(i) })).to_string();
+    assert!(error.contains("adjugate experts"), "{error}");
+    // Other matrices than those of the model.
+    let error = refused("parts", texts(&|i| if i == 0 { "gate,down" } else { "up,down" })).to_string();
+    assert!(error.contains("moelten.packed.parts of layer 0") && error.contains("gate,down"), "{error}");
+    for key in ["kinds", "parts"] {
+        let path = changed(&folder, &sound, |file| file.remove(&format!("moelten.packed.{key}")));
+        let Refusal { field, fault, .. } = refusal(|| load(&path));
+        assert_eq!(field, format!("moelten.packed.{key}"));
+        assert!(matches!(fault, Fault::Missing { .. }));
+        let error = refused(key, Value::Array(Array::Str(vec!["ffn".into(); count + 1])));
+        assert!(matches!(error, LoadError::Malformed { fault: Fault::Contradiction { .. }, .. }), "{error}");
     }
 }
 

@@ -322,7 +322,11 @@ fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let sizes: Vec<u64> = records.map(|record| record.bytes).collect();
     let (Some(&min), Some(&max)) = (sizes.iter().min(), sizes.iter().max()) else { return Ok(()) };
     let each = if min == max { bytes(max) } else { format!("{} to {}", bytes(min), bytes(max)) };
-    let (version, count) = (packed::VERSION, sizes.len());
+    let version = match &model.source {
+        Source::Gguf { metadata, .. } => packed::version(metadata),
+        Source::Hf { .. } => None,
+    };
+    let (version, count) = (version.unwrap_or_default(), sizes.len());
     writeln!(
         out,
         "  packed (version {version}): {count} records of {each}, {}, one for each expert",
@@ -334,7 +338,7 @@ fn records(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
 fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let tensors = model.tensors.catalog().tensors();
     writeln!(out, "\n{} tensors", tensors.len())?;
-    let of_layer = |name: &str| packed::record_of_name(name).map(|(layer, _)| layer);
+    let of_layer = |name: &str| packed::record_of_name(name).map(|(layer, kind, _)| (layer, kind));
     let runs = tensors.chunk_by(|a, b| {
         of_layer(&a.name).is_some_and(|layer| of_layer(&b.name) == Some(layer)) && a.shape == b.shape
     });
@@ -358,7 +362,7 @@ fn tensors(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
 fn run_name(run: &[TensorInfo]) -> Option<String> {
     let (first, last) = (run.first()?, run.last()?);
     Some(match packed::record_of_name(&last.name) {
-        Some((_, expert)) if run.len() > 1 => format!("{} to {expert}", first.name),
+        Some((.., expert)) if run.len() > 1 => format!("{} to {expert}", first.name),
         _ => first.name.clone(),
     })
 }
