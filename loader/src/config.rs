@@ -28,5 +28,6 @@ pub(crate) mod write;
 mod write_encdec;
 mod write_keys;
 mod write_latent;
+pub(crate) mod write_ngram;
 mod write_recurrent;
 mod write_rope;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::common::wide::{converted, wide};
 use crate::common::{
-    FAMILIES, NARROW, NOT_WRITTEN, deviation, distance, folder, golden, rounding_bound, run, run_on, spread,
+    FAMILIES, NARROW, deviation, distance, folder, golden, rounding_bound, run, run_on, spread,
 };
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
@@ -25,7 +25,7 @@ fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
 #[test]
 fn f32_files_match_the_goldens() {
     let dir = tempfile::tempdir().unwrap();
-    for family in FAMILIES.into_iter().chain(NARROW).filter(|family| !NOT_WRITTEN.contains(family)) {
+    for family in FAMILIES.into_iter().chain(NARROW) {
         let golden = golden(family);
         let file = convert(family, Format::F32, dir.path());
         let spec = load(&file).unwrap().spec;
@@ -43,17 +43,6 @@ fn f32_files_match_the_goldens() {
         println!("{family:15} F32 file: worst logit error {error:.1e} of the spread");
         assert!(error <= 1e-3, "{family}: {error}");
         assert_eq!(routes, golden.routes, "{family}");
-    }
-}
-
-/// What no file is written of is refused by its name.
-#[test]
-fn what_is_not_written_is_refused_by_its_name() {
-    for family in NOT_WRITTEN {
-        let Err(error) = Conversion::plan(&load(&folder(family)).unwrap(), &|_| Format::F32) else {
-            panic!("{family} is written");
-        };
-        assert!(error.to_string().contains("residual streams that are mixed by gates"), "{error}");
     }
 }
 

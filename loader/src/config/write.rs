@@ -3,10 +3,11 @@
 
 use crate::config::fields::FIELDS;
 use crate::config::find::family_of;
-use crate::config::ignored::{STREAMS_KEY, VOCAB_KEY};
+use crate::config::ignored::VOCAB_KEY;
 use crate::config::write_encdec;
 use crate::config::write_keys::{Keys, small, unsupported};
 use crate::config::write_latent::{compressed, compressed_keys, latent_keys, stream_keys};
+use crate::config::write_ngram::{block_keys, ngram_keys};
 use crate::config::write_recurrent::{recurrences, told_by_heads};
 use crate::config::write_rope::rope_keys;
 use crate::container::gguf::{Array, Value};
@@ -56,10 +57,9 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
         keys.u32(&FIELDS.head_experts_used, heads.router.select.max_experts());
     }
     if let Some(streams) = &spec.streams {
-        stream_keys(spec, streams, &mut keys)?;
-        let width = small(streams.count * spec.d_model);
-        keys.out.push((STREAMS_KEY.replace("{arch}", arch), Value::U32(width)));
+        stream_keys(spec, streams, &mut keys);
     }
+    ngram_keys(spec, &mut keys);
     if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
         keys.u32(&FIELDS.layer_input_width, width);
     }
@@ -120,6 +120,7 @@ fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
     }
     growth(&layers, keys)?;
     visible(&layers, keys);
+    block_keys(spec, keys)?;
     unstated(spec, keys)?;
     ropes(&layers, keys)
 }

@@ -1,11 +1,12 @@
 //! Latent attention, and attention to compressed tokens, as GGUF metadata. It must not know other attention.
 
 use crate::config::fields::FIELDS;
-use crate::config::write_keys::{Keys, unsupported};
+use crate::config::ignored::STREAMS_KEY;
+use crate::config::write_keys::{Keys, small, unsupported};
 use crate::config::write_recurrent::told_by_heads;
 use crate::config::write_rope::{rope_keys, yarn_magnitude};
 use crate::container::gguf::{Array, Value};
-use crate::error::{LoadError, Result};
+use crate::error::Result;
 use crate::io::reader::narrow;
 use crate::spec::{
     CompressedSpec, CompressorSpec, IndexerSpec, LatentSpec, LayerSpec, ModelSpec, Op, RopeScaling, RopeSpec,
@@ -126,20 +127,21 @@ pub(super) fn compressed_keys(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
 }
 
 /// The keys of several residual streams.
-pub(super) fn stream_keys(spec: &ModelSpec, streams: &StreamsSpec, keys: &mut Keys) -> Result<()> {
-    let StreamMix::Sinkhorn { iterations, eps, .. } = streams.mix else {
-        return Err(LoadError::Unsupported {
-            path: "GGUF metadata".into(),
-            feature: "residual streams that are mixed by gates".into(),
-            hint: "such files are read, and not written from a folder".into(),
-        });
-    };
+pub(super) fn stream_keys(spec: &ModelSpec, streams: &StreamsSpec, keys: &mut Keys) {
     keys.u32(&FIELDS.streams, streams.count);
+    let (iterations, eps) = match streams.mix {
+        StreamMix::Sinkhorn { iterations, eps, .. } => (iterations, eps),
+        StreamMix::Gated { rank, .. } => {
+            keys.u32(&FIELDS.stream_rank, rank);
+            return;
+        }
+    };
     keys.u32(&FIELDS.stream_iterations, iterations);
     keys.f32(&FIELDS.stream_eps, eps);
     let listing = spec.layers.iter().filter_map(LayerSpec::moe).take_while(|moe| moe.router.listed).count();
     keys.u32(&FIELDS.listing_layers, listing);
-    Ok(())
+    let width = small(streams.count * spec.d_model);
+    keys.out.push((STREAMS_KEY.replace("{arch}", keys.arch), Value::U32(width)));
 }
 
 /// Attention to compressed tokens of a layer, if it has one.

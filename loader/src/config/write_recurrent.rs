@@ -23,6 +23,10 @@ pub(super) fn recurrences(spec: &ModelSpec, attention: &[&AttentionSpec], keys: 
         return Err(unsupported("recurrences that differ by layer"));
     }
     match first {
+        // Readers know by the family which gates it has.
+        Op::Delta(delta) if delta.sigmoid_gate != keys.family.sigmoid_gate => {
+            return Err(unsupported("gates of delta nets that are others than usual"));
+        }
         Op::Delta(delta) => delta_keys(spec, delta, keys),
         Op::Conv(conv) => keys.u32(&FIELDS.conv_kernel, conv.kernel),
         Op::Ssm(ssm) => ssm_keys(ssm, keys),

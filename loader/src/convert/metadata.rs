@@ -5,10 +5,13 @@ use std::path::Path;
 
 use crate::config::find::family_of;
 use crate::config::write as gguf_keys;
+use crate::config::write_ngram::hash_keys;
 use crate::container::gguf::{ALIGNMENT_KEY, Array, Value};
 use crate::container::packed;
 use crate::error::{LoadError, Result};
 use crate::load::{LoadedModel, Source};
+use crate::spec::NgramHash;
+use crate::tensors::roles::{LayerTensor, Role};
 use crate::text::hints::{BEAMS_KEY, EARLY_KEY};
 use crate::text::tokenizer::{Tokenizer, gguf_metadata};
 use crate::text::{self, TEMPLATE_KEY};
@@ -31,6 +34,7 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
             .collect(),
         Source::Hf { path, config, .. } => {
             let mut entries = gguf_keys::metadata(&model.spec)?;
+            entries.extend(hash_of_runs(model)?);
             entries.extend(rope_sections(model, config));
             let (sampling, unusable) = sampling(model);
             entries.extend(sampling);
@@ -72,6 +76,22 @@ fn embedded(folder: &Path) -> Result<Entries> {
         id(text::EOS_KEY, tokenizer.eos()),
     ];
     Ok(entries.into_iter().flatten().collect())
+}
+
+/// The numbers of a hash of runs of tokens, which are tensors in folders.
+fn hash_of_runs(model: &LoadedModel) -> Result<Entries> {
+    let factors = model.tensors.large_roles().find_map(|role| match role {
+        Role::Layer(layer, LayerTensor::NgramFactors) => Some(layer),
+        _ => None,
+    });
+    let Some(layer) = factors else { return Ok(Entries::new()) };
+    let numbers = |tensor| model.tensors.large_numbers(Role::Layer(layer, tensor));
+    let hash = NgramHash {
+        factors: numbers(LayerTensor::NgramFactors)?,
+        first: numbers(LayerTensor::NgramFirst)?,
+        rows: numbers(LayerTensor::NgramRows)?,
+    };
+    Ok(hash_keys(&model.spec, &hash))
 }
 
 /// How many frequencies of a rope turn with each coordinate of an image. A text has the same in all of them,

@@ -106,8 +106,14 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
     let names = gguf_names(spec);
     let mut out = rope_divisors(spec);
     out.extend(tensors.integers().map(|(role, _)| integers(model, role)).collect::<Result<Vec<_>>>()?);
-    // Tables of many gigabytes are copied. Folders that have some cannot be written.
-    out.extend(tensors.table_tensors().map(Output::copy));
+    match &model.source {
+        // Tables of many gigabytes are copied.
+        Source::Gguf { .. } => out.extend(tensors.table_tensors().map(Output::copy)),
+        Source::Hf { .. } => {
+            let table = |role| table(model, role, choose);
+            out.extend(tensors.table_roles().map(table).collect::<Result<Vec<_>>>()?);
+        }
+    }
     let mut written = HashSet::new();
     let folder = matches!(model.source, Source::Hf { .. });
     let roles = tensors.dense().flat_map(|(role, matrix)| {
@@ -131,6 +137,18 @@ pub(super) fn dense_outputs(model: &LoadedModel, types: Types<'_>) -> Result<Vec
         });
     }
     Ok(out)
+}
+
+/// A table that lies in several tensors of a folder. Its rows are read one by one like those of the
+/// embedding, and have its type if they divide into blocks of it.
+fn table(model: &LoadedModel, role: Role, choose: &dyn Fn(Role) -> Format) -> Result<Output> {
+    let parts: Vec<(Role, MatrixRef, Order)> =
+        model.tensors.table(role).map(|matrix| (role, matrix, Order::Same)).collect();
+    let rows = parts.iter().map(|(_, matrix, _)| len_u64(matrix.rows)).sum();
+    let (cols, stored) = parts.first().map_or((0, Format::F32), |(_, first, _)| (first.cols, first.format));
+    let format = [choose(Role::Embed)].into_iter().find(|format| format.row_bytes(cols).is_some());
+    let format = format.unwrap_or(stored);
+    Output::new(model, role, vec![rows, len_u64(cols)], format, Values::Stack { parts, format })
 }
 
 /// The roles that the tensor of a rule holds, in order; `None` if it is one role's alone.

@@ -278,6 +278,16 @@ impl TensorStore {
         self.tables.values().flatten().map(|(_, tensor)| tensor)
     }
 
+    /// The roles of such tables.
+    pub(crate) fn table_roles(&self) -> impl Iterator<Item = Role> + '_ {
+        self.tables.keys().copied()
+    }
+
+    /// The roles of whole numbers of 64 bits.
+    pub(crate) fn large_roles(&self) -> impl Iterator<Item = Role> + '_ {
+        self.large.keys().copied()
+    }
+
     /// The parts of a table, one below the other.
     ///
     /// # Panics

@@ -68,9 +68,6 @@ pub const NARROW: [&str; 18] = [
     "glm5shared",
 ];
 
-/// Families whose folders are not written as GGUF files.
-pub const NOT_WRITTEN: [&str; 1] = ["qwen4exp"];
-
 /// The results of Hugging Face transformers for a checkpoint.
 pub struct Golden {
     /// The tokens of the prompt.
