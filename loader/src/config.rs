@@ -20,6 +20,7 @@ pub(crate) mod limits;
 pub(crate) mod lower;
 mod ngram;
 mod positions;
+mod predicting;
 mod raw;
 mod rope;
 mod sources;

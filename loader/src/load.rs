@@ -146,26 +146,27 @@ fn finish(
     LoadedModel { spec, tensors, source, notices }
 }
 
-/// Parts of models that are not run, and what their tensors' names begin with.
-const OTHER_PARTS: [(&str, &[&str]); 2] = [
-    (
-        "the part for images or sound",
-        &[
-            "model.visual.",
-            "model.vision_tower.",
-            "model.audio_tower.",
-            "model.multi_modal_projector.",
-            "model.embed_vision.",
-            "model.embed_audio.",
-            "visual.",
-            "vision_tower.",
-            "vision_model.",
-            "audio_tower.",
-            "multi_modal_projector.",
-        ],
-    ),
-    ("the part that predicts several tokens at once", &["model.mtp.", "mtp."]),
+/// What names of tensors for images and sound begin with, perhaps behind `model.`.
+const SEEN_OR_HEARD: &[&str] = &[
+    "visual.",
+    "vision_tower.",
+    "vision_model.",
+    "vision_encoder.",
+    "audio_tower.",
+    "audio_model.",
+    "multi_modal_projector.",
+    "mm_projector.",
+    "embed_vision.",
+    "embed_audio.",
+    "resampler_model.",
+    "vit_large_projector.",
+    // In GGUF files.
+    "v.",
+    "a.",
+    "mm.",
 ];
+/// The same of tensors that predict several tokens at once. Others lie in layers behind the model's own.
+const PREDICTING: &[&str] = &["mtp.", "mtp_"];
 
 /// Tensors that no known part has, and a notice for each part that is not run.
 fn skipped_parts<'a>(
@@ -182,18 +183,23 @@ fn skipped_parts<'a>(
             notices.push(format!("{part} is not run: {} tensors are skipped", before - rest.len()));
         }
     };
-    for (part, prefixes) in OTHER_PARTS {
-        skip(part, &|name| prefixes.iter().any(|prefix| name.starts_with(prefix)));
-    }
+    let begins = |name: &str, prefixes: &[&str]| {
+        let name = name.strip_prefix("model.").unwrap_or(name);
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
+    };
+    skip("the part for images or sound", &|name| begins(name, SEEN_OR_HEARD));
     let predicting = raw.predicting_layers.value.and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let own = spec.layers.len();
     let behind = own..own.saturating_add(predicting);
-    skip(OTHER_PARTS[1].0, &|name| layer_of(name).is_some_and(|layer| behind.contains(&layer)));
+    skip("the part that predicts several tokens at once", &|name| {
+        begins(name, PREDICTING) || layer_of(name).is_some_and(|layer| behind.contains(&layer))
+    });
     (rest, notices)
 }
 
 /// The layer that a tensor's name says it belongs to.
 fn layer_of(name: &str) -> Option<usize> {
-    let rest = name.strip_prefix("blk.").or_else(|| name.strip_prefix("model.layers."))?;
+    let layers = ["blk.", "model.layers.", "model.language_model.layers.", "language_model.model.layers."];
+    let rest = layers.iter().find_map(|layers| name.strip_prefix(layers))?;
     rest.split('.').next()?.parse().ok()
 }

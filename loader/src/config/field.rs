@@ -43,8 +43,8 @@ pub(crate) enum GgufPlace {
     Absent(&'static str),
     /// True if any layer has the tensor.
     PresentInSome(&'static str),
-    /// For each layer, whether it has the tensor; no value if none has.
-    PresentByLayer(&'static str),
+    /// For each layer, whether it has one of the tensors; no value if none has.
+    PresentByLayer(&'static [&'static str]),
     /// The values of a small tensor.
     Values(&'static str),
 }
@@ -67,8 +67,8 @@ impl GgufPlace {
             | Self::Present(tensor)
             | Self::Absent(tensor)
             | Self::PresentInSome(tensor)
-            | Self::PresentByLayer(tensor)
             | Self::Values(tensor) => tensor.to_owned(),
+            Self::PresentByLayer(tensors) => tensors.first().copied().unwrap_or_default().to_owned(),
         }
     }
 }

@@ -186,7 +186,7 @@ fields! {
     /// Keys before their norm are the values of layers without a window.
     keys_as_values: bool = hf["attention_k_eq_v"], gguf[], default false;
     /// Which layers have a projection for values.
-    value_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.attn_v.weight")];
+    value_layers: Vec<bool> = hf[], gguf[PresentByLayer(&["blk.*.attn_v.weight"])];
     /// How many of the last layers have the keys and values of earlier ones.
     sharing_layers: u64 = hf["num_kv_shared_layers"], gguf[Key("{arch}.attention.shared_kv_layers")], default 0;
     /// Numbers of each layer for a token; 0 for none.
@@ -544,7 +544,8 @@ fields! {
     /// SparseMixer: width of the training noise, which sets which experts compete.
     router_jitter: f64 = hf["router_jitter_noise"], gguf[Key("{arch}.router_jitter_noise")], default 0.01;
     /// Which layers have experts.
-    moe_layers: Vec<bool> = hf[], gguf[PresentByLayer("blk.*.ffn_gate_inp.weight")];
+    moe_layers: Vec<bool> = hf[], gguf[PresentByLayer(&[
+        "blk.*.ffn_gate_inp.weight", "blk.*.ffn_down_exps.weight"])];
     /// Of each run of this many layers, the last one has experts.
     sparse_step: u64 = hf["decoder_sparse_step", "moe_layer_interval", "interleave_moe_layer_step"],
         gguf[Key("{arch}.interleave_moe_layer_step")];

@@ -5,6 +5,7 @@
 use crate::config::field::{Field, FieldRow, FieldSource, GgufPlace, PerLayer, Period, Uniform};
 use crate::config::fields::{FIELDS, ROWS, RawConfig};
 use crate::config::ignored::GGUF_IGNORED;
+use crate::config::predicting;
 use crate::config::write_rope::yarn_magnitude;
 use crate::container::catalog::{Catalog, TensorInfo};
 use crate::container::gguf::{Metadata, Value};
@@ -40,6 +41,7 @@ pub(crate) fn read(meta: &Metadata, catalog: &Catalog, packed: Option<&PackedInd
         raw.experts.value = None; // how some dense files say "no experts"
     }
     raw.layers.value = file.own_layers(&raw)?;
+    predicting::leave_out(&mut raw);
     attention_factor(&mut raw);
     rope_scaling(&mut raw);
     Ok(raw)
@@ -248,8 +250,12 @@ impl FieldSource for GgufFile<'_> {
     fn flags(&mut self, row: &FieldRow) -> Result<Field<Vec<bool>>> {
         self.first(row, |file, place| match place {
             // A file with no such tensor is either dense or broken; the lowering tells by the expert count.
-            GgufPlace::PresentByLayer(name) => {
-                let list: Vec<bool> = file.by_layer(name).map(|tensor| tensor.is_some()).collect();
+            GgufPlace::PresentByLayer(names) => {
+                let mut list = vec![false; usize::try_from(file.layers).unwrap_or(0)];
+                for name in names {
+                    let there = file.by_layer(name).map(|tensor| tensor.is_some());
+                    list.iter_mut().zip(there).for_each(|(has, there)| *has |= there);
+                }
                 Ok(Some(list).filter(|list| list.contains(&true)))
             }
             _ => match place.key(&file.arch) {
@@ -343,7 +349,7 @@ mod tests {
                 GgufPlace::Columns(name) => tensor(name, "1"),
                 GgufPlace::Present(name) | GgufPlace::PresentInSome(name) => tensor(name, "true"),
                 GgufPlace::Absent(name) => tensor(name, "false"),
-                GgufPlace::PresentByLayer(name) => tensor(name, "[false, true]"),
+                GgufPlace::PresentByLayer(names) => tensor(names[0], "[false, true]"),
                 GgufPlace::Values(name) => tensor(name, "[0.0, 0.0, 0.0]"),
             };
             assert_eq!(raw.stated().get(row.name), Some(&expected), "{place:?}");

@@ -12,6 +12,7 @@ use crate::config::field::{Field, FieldRow, FieldSource, PerLayer, Period, Unifo
 use crate::config::fields::{FIELDS, ROWS, RawConfig};
 use crate::config::ignored::HF_IGNORED;
 use crate::config::positions::PROPORTIONAL;
+use crate::config::predicting;
 use crate::error::{Fault, LoadError, Result};
 use values::{flag, kind, number, whole};
 
@@ -77,6 +78,7 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
         let dim = rotated_part(&raw, &raw.local_rope_part)?;
         raw.local_rope_dim = Field { name: raw.local_rope_part.name.clone(), ..Field::new("", dim) };
     }
+    predicting::leave_out(&mut raw);
     layer_config(&mut raw, &file)?;
     raw.temperature_on = tuning(path, &file)?;
     raw.ngram_end = first_end(&file);
@@ -356,10 +358,17 @@ impl<'a> ConfigFile<'a> {
         Ok(file)
     }
 
+    /// Whether a list has a value for each layer, and for each of those that predict several tokens at once.
+    fn is_longer(&self, list: &[Value]) -> bool {
+        let predicting = FIELDS.predicting_layers.hf.iter().find_map(|key| whole(self.get(key).1?));
+        let all = |predicting| self.layers?.checked_add(usize::try_from(predicting).ok()?);
+        predicting.and_then(all) == Some(list.len())
+    }
+
     /// The values of a list that has one for each layer.
     fn layer_list<T>(&self, value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {
-        let list = value.as_array().filter(|list| Some(list.len()) == self.layers)?;
-        list.iter().map(convert).collect()
+        let list = value.as_array().filter(|list| Some(list.len()) == self.layers || self.is_longer(list))?;
+        list.iter().take(self.layers?).map(convert).collect()
     }
 
     /// One value for all layers, or a list that has the same one for each.

@@ -13,6 +13,7 @@ mod control;
 mod deep_templates;
 mod durability;
 mod encode_memory;
+mod families;
 mod from_the_wild;
 mod imatrix;
 mod m2m100;
