@@ -2,7 +2,7 @@
 //! rounding of its weights. The tests cover names, row order of Q and K, fused banks and metadata of every
 //! family.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::common::wide::{converted, wide};
 use crate::common::{
@@ -12,8 +12,12 @@ use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
 use moelten_quant::{Format, Isa};
 
-fn convert(family: &str, format: Format, dir: &Path) -> std::path::PathBuf {
-    let loaded = load(&folder(family)).unwrap();
+fn convert(family: &str, format: Format, dir: &Path) -> PathBuf {
+    convert_from(&folder(family), family, format, dir)
+}
+
+fn convert_from(source: &Path, family: &str, format: Format, dir: &Path) -> PathBuf {
+    let loaded = load(source).unwrap();
     let target = dir.join(format!("{family}-{format}.gguf"));
     let conversion = Conversion::plan(&loaded, &|_| format).unwrap();
     assert!(conversion.write(&target, &mut |_| true).unwrap());
@@ -50,9 +54,11 @@ fn f32_files_match_the_goldens() {
 #[test]
 fn files_are_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    for family in ["nemotronh-gguf", "llama4"] {
+    for (family, source) in
+        [("nemotronh", folder("nemotronh").join("file.gguf")), ("llama4", folder("llama4"))]
+    {
         let golden = golden(family);
-        let (got, routes) = run(&convert(family, Format::F32, dir.path()), &golden.ids);
+        let (got, routes) = run(&convert_from(&source, family, Format::F32, dir.path()), &golden.ids);
         let error = distance(&got, &golden.logits) / spread(&golden.logits);
         assert!(error <= 1e-3, "{family}: {error}");
         assert_eq!(routes, golden.routes, "{family}");

@@ -188,8 +188,11 @@ fn floats(folder: &Path, to: &Path) {
     assert!(plan.write(to, &mut |_| true).unwrap());
 }
 
+/// A tensor of a GGUF file, and its bytes.
+type Planned = (TensorPlan, Vec<u8>);
+
 /// Copies a GGUF file of floats; `change` gives other tensors in place of some.
-fn rewritten(from: &Path, to: &Path, change: &dyn Fn(&TensorInfo) -> Vec<(TensorPlan, Vec<u8>)>) {
+fn rewritten(from: &Path, to: &Path, change: &dyn Fn(&TensorInfo) -> Vec<Planned>) {
     let gguf = Gguf::open(from).unwrap();
     let metadata: Vec<_> = gguf.metadata.iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
     let mut all = Vec::new();

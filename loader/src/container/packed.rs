@@ -304,12 +304,12 @@ fn banks(metadata: &Metadata) -> Result<Vec<Bank>> {
     for ((layer, kind), parts) in numbers.into_iter().zip(kinds).zip(parts) {
         let known = KINDS.iter().find(|(_, name, _)| *name == kind);
         let names = KINDS.map(|(_, name, _)| name).join(", ");
-        let &(kind, ..) = known.ok_or_else(|| unknown(KINDS_KEY, &kind, &names))?;
+        let &(kind, ..) = known.ok_or_else(|| unknown(KINDS_KEY, kind, &names))?;
         // In the order of the record, each once.
         let of_name = |name: &str| PARTS.iter().find(|(_, known)| *known == name).map(|(part, _)| *part);
         let found: Option<Vec<Part>> = parts.split(',').map(of_name).collect();
         let ascending = found.filter(|parts| parts.is_sorted_by(|a, b| a < b));
-        let parts = ascending.ok_or_else(|| unknown(PARTS_KEY, &parts, "some of gate,up,down"))?;
+        let parts = ascending.ok_or_else(|| unknown(PARTS_KEY, parts, "some of gate,up,down"))?;
         banks.push(Bank { layer, kind, parts });
     }
     let of = |bank: &Bank| (bank.layer, bank.kind);

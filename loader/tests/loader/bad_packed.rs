@@ -292,7 +292,7 @@ fn kinds_and_matrices() {
         let path = changed(&folder, &sound, |file| file.set(key, value));
         metered(|| load(&path)).unwrap_err()
     };
-    let own = |i: usize| if i % 2 == 0 { "ffn" } else { "heads" };
+    let own = |i: usize| if i.is_multiple_of(2) { "ffn" } else { "heads" };
     for (key, other) in [("kinds", "rows"), ("parts", "down,up"), ("parts", "up,up"), ("parts", "")] {
         let value = texts(&|i| {
             if i == 1 {
@@ -311,7 +311,7 @@ fn kinds_and_matrices() {
         );
     }
     // The same bank twice, and one after a later one.
-    for of in [|_: usize| "ffn", |i: usize| if i % 2 == 0 { "heads" } else { "ffn" }] {
+    for of in [|_: usize| "ffn", |i: usize| if i.is_multiple_of(2) { "heads" } else { "ffn" }] {
         let error = refused("kinds", texts(&of)).to_string();
         assert!(error.contains("moelten.packed.layers") && error.contains("ascending"), "{error}");
     }

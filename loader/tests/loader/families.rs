@@ -486,7 +486,7 @@ fn language_models_inside_other_models() {
         ("llama4", "llama4", NEW),
         ("qwen3vlmoe", "qwen3_vl_moe", NEW),
         ("qwen35", "qwen3_5", NEW),
-        ("qwen35moe-folder", "qwen3_5_moe", NEW),
+        ("qwen35moe", "qwen3_5_moe", NEW),
         ("qwen4exp", "qwen4_exp", NEW),
         ("deepseek3", "kimi_k25", OLD),
         ("glm4moe", "glm4v_moe", NEW),
