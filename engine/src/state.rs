@@ -161,6 +161,7 @@ fn stateful(spec: &ModelSpec) -> impl Iterator<Item = Kept<'_>> {
         Op::Compressed(spec) => Some(Kept::Compressed(spec)),
         Op::Delta(delta) => Some(Kept::Numbers(delta.state_numbers())),
         Op::Conv(conv) => Some(Kept::Numbers(conv.state_numbers())),
+        Op::Lstm(lstm) => Some(Kept::Numbers(lstm.state_numbers())),
         Op::Kda(kda) => Some(Kept::Numbers(kda.state_numbers())),
         Op::Selective(ssm) => Some(Kept::Numbers(ssm.state_numbers())),
         Op::Ssm(ssm) => Some(Kept::Numbers(ssm.state_numbers())),

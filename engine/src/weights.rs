@@ -22,6 +22,7 @@ use crate::layers::mixer::delta::Delta;
 use crate::layers::mixer::heads::HeadExperts;
 use crate::layers::mixer::kda::Kda;
 use crate::layers::mixer::latent::Latent;
+use crate::layers::mixer::lstm::Lstm;
 use crate::layers::mixer::selective::Selective;
 use crate::layers::mixer::ssm::Ssm;
 use crate::layers::ngram::Ngram;
@@ -154,6 +155,13 @@ pub enum OpWeights {
         /// The number of its state among those of a sequence.
         state: usize,
     },
+    /// Long short-term memory.
+    Lstm {
+        /// Projections.
+        lstm: Lstm,
+        /// The number of its state among those of a sequence.
+        state: usize,
+    },
     /// The layer's own numbers of a token.
     LayerInput(LayerInput),
     /// Numbers of runs of tokens.
@@ -203,6 +211,7 @@ impl OpWeights {
             Self::Compressed { compressed, state } => Some((&**compressed, *state)),
             Self::Delta { delta, state } => Some((delta, *state)),
             Self::Conv { conv, state } => Some((conv, *state)),
+            Self::Lstm { lstm, state } => Some((lstm, *state)),
             Self::Ssm { ssm, state } => Some((ssm, *state)),
             Self::Selective { ssm, state } => Some((&**ssm, *state)),
             Self::Kda { kda, state } => Some((&**kda, *state)),

@@ -14,6 +14,7 @@ mod encoder;
 mod ffn;
 mod heads;
 mod kda;
+mod lstm;
 mod mixer;
 mod ngram;
 mod norm;
@@ -31,6 +32,7 @@ pub use encoder::*;
 pub use ffn::*;
 pub use heads::*;
 pub use kda::*;
+pub use lstm::*;
 pub use mixer::*;
 pub use ngram::*;
 pub use norm::*;
@@ -63,8 +65,8 @@ pub struct ModelSpec {
     pub encoder: Option<EncoderSpec>,
     /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
-    /// Norm before the head. A gated mix of streams has its own in place of it.
-    pub final_norm: NormSpec,
+    /// Norm before the head. A gated mix of streams has its own in place of it; models without norms have none.
+    pub final_norm: Option<NormSpec>,
     /// The output projection.
     pub head: HeadSpec,
 }
@@ -166,6 +168,8 @@ pub enum Op {
     Selective(SelectiveSpec),
     /// A gated convolution over a few tokens.
     Conv(ConvSpec),
+    /// Long short-term memory.
+    Lstm(LstmSpec),
     /// A feed-forward block that every token visits.
     Mlp(MlpSpec),
     /// A router and a bank of feed-forward experts.
@@ -274,11 +278,6 @@ impl ModelSpec {
             let banks = spec.banks(self.d_model).enumerate();
             banks.map(move |(bank, spec)| (BankKey { layer, bank }, spec))
         })
-    }
-
-    /// Whether there is a norm before the head.
-    pub fn has_final_norm(&self) -> bool {
-        !matches!(self.streams, Some(StreamsSpec { mix: StreamMix::Gated { .. }, .. }))
     }
 
     /// Its first layer; the lowering refuses models without one.

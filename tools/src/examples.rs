@@ -43,9 +43,15 @@ pub const EXAMPLES: &[Example] = &[
     },
     Example {
         name: "shazeer2017",
-        system: "the sparsely-gated layer: the best 4 of 16 (Shazeer et al. 2017)",
+        system: "the sparsely-gated layer between two LSTMs, the best 4 of 16 (Shazeer et al. 2017)",
         run: r#"--no-template -p "The dog""#,
         config: include_str!("../examples/shazeer2017.json"),
+    },
+    Example {
+        name: "shazeer2017-rule",
+        system: "its rule alone, in a transformer (Shazeer et al. 2017)",
+        run: r#"--no-template -p "The dog""#,
+        config: include_str!("../examples/shazeer2017-rule.json"),
     },
     Example {
         name: "t5",

@@ -164,6 +164,10 @@ impl<'a> PassContext<'a> {
                 self.mix(branch, (conv, *state), rows, batch, s, observer);
                 Ok(())
             }
+            OpWeights::Lstm { lstm, state } => {
+                self.mix(branch, (lstm, *state), rows, batch, s, observer);
+                Ok(())
+            }
             OpWeights::Ngram { .. } => unreachable!("it joins the streams by itself"),
             OpWeights::LayerInput(input) => {
                 self.layer_input(branch, input, rows.end, s, observer);

@@ -375,6 +375,10 @@ impl Widths {
                     let widths = [2 * conv.width, conv.width, 1, 0, 0];
                     w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
                 }
+                Op::Lstm(lstm) => {
+                    let widths = [lstm.width, lstm.width, lstm.width, 4 * lstm.width, lstm.width];
+                    w.delta.iter_mut().zip(widths).for_each(|(widest, width)| *widest = width.max(*widest));
+                }
                 Op::Selective(ssm) => {
                     let narrow = ssm.projected().div_ceil(2);
                     let widest = ssm.inner.max(ssm.projected());

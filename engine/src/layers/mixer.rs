@@ -13,6 +13,7 @@ pub mod heads;
 pub mod history;
 pub mod kda;
 pub mod latent;
+pub mod lstm;
 pub mod recurrence;
 pub mod selective;
 pub mod sparse;

@@ -203,6 +203,10 @@ impl BranchSquares {
                 add(LayerTensor::ConvIn, &self.input);
                 add(LayerTensor::ConvOut, &self.output);
             }
+            Op::Lstm(_) => {
+                add(LayerTensor::LstmIn, &self.input);
+                add(LayerTensor::LstmBack, &self.output);
+            }
             Op::Delta(delta) => {
                 delta_inputs(delta.layout).iter().for_each(|&tensor| add(tensor, &self.input));
                 add(LayerTensor::DeltaOut, &self.output);
@@ -295,6 +299,7 @@ impl Shapes {
             Op::Compressed(a) => (a.groups * a.group_rank, 0, 0),
             Op::Latent(a) => (a.attention.heads * a.value_dim, 0, 0),
             Op::Conv(conv) => (conv.width, 0, 0),
+            Op::Lstm(lstm) => (lstm.width, 0, 0),
             Op::Ssm(ssm) => (ssm.inner(), 0, 0),
             Op::Selective(ssm) => (ssm.inner, 0, 0),
             Op::Kda(kda) => (kda.inner(), 0, 0),

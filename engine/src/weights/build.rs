@@ -94,10 +94,10 @@ impl Weights {
                 norm: tensors.vector(Role::LayerInputNorm)?,
             }),
         };
-        let final_norm = match spec.has_final_norm() {
-            true => Some(norm(tensors, spec.final_norm, Role::FinalNorm, Role::FinalNormBias)?),
-            false => None,
-        };
+        let final_norm = spec
+            .final_norm
+            .map(|spec| norm(tensors, spec, Role::FinalNorm, Role::FinalNormBias))
+            .transpose()?;
         let encoder_norm = spec
             .encoder
             .map(|encoder| norm(tensors, encoder.final_norm, Role::EncoderNorm, Role::EncoderNormBias));
@@ -188,6 +188,10 @@ impl Builder<'_> {
             Op::Conv(conv) => {
                 let state = self.next_state();
                 OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
+            }
+            Op::Lstm(_) => {
+                let state = self.next_state();
+                OpWeights::Lstm { lstm: of_layer.lstm()?, state }
             }
             Op::Selective(ssm) => {
                 let state = self.next_state();

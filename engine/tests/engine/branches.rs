@@ -324,7 +324,7 @@ fn biases_everywhere() {
             both.branches.iter_mut().for_each(|branch| branch.pre_norm = Some(norm));
             both
         });
-        ModelSpec { final_norm: norm, ..model(layers.collect()) }
+        ModelSpec { final_norm: Some(norm), ..model(layers.collect()) }
     });
 }
 

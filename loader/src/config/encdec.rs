@@ -68,7 +68,7 @@ pub(super) fn pair(
             purpose: kind.purpose,
         }),
         layers: stacks.layers()?,
-        final_norm: norm,
+        final_norm: Some(norm),
         head: HeadSpec {
             tied,
             bias: false,
@@ -344,6 +344,7 @@ fn moe(experts: usize, router: &RouterSpec, expert: MlpSpec, encoder: bool) -> M
         latent: None,
         shared_scale: 1.0,
         out_bias: false,
+        squashed: false,
         weighs_inputs: false,
     }
 }

@@ -184,6 +184,7 @@ fn moe(
         latent,
         shared_scale,
         out_bias: family.experts_out_bias,
+        squashed: family.experts_squashed,
         weighs_inputs,
     })
 }

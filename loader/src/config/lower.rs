@@ -127,7 +127,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         positions: None,
         encoder: None,
         layers,
-        final_norm,
+        final_norm: (family.norms != NormPlaces::Nowhere).then_some(final_norm),
         head: HeadSpec {
             tied: raw.tied.value.unwrap_or(family.default_tied),
             bias: setting(family.head_bias, &raw.head_bias),
@@ -264,7 +264,7 @@ fn hybrid_layers(hybrid: &Hybrid, family: &Family, container: Container, sizes: 
             *mixer = if *kind == LayerKind::Attention { Some(attention) } else { mixer.take() };
         }
     }
-    let alone = family.ssm == SsmKind::SingleOps;
+    let alone = matches!(family.ssm, SsmKind::SingleOps | SsmKind::Lstm);
     let wanted = |kind: LayerKind| !alone || matches!(kind, LayerKind::Dense | LayerKind::Experts);
     if family.ssm == SsmKind::Alone || !kinds.iter().any(|&kind| wanted(kind)) {
         return Ok((mixers, vec![None; sizes.layers]));

@@ -6,7 +6,7 @@ use crate::config::fields::RawConfig;
 use crate::config::limits::{Container, MAX_FF, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_WIDTH};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::SsmKind;
-use crate::spec::{Op, SelectiveSpec, SsmSpec};
+use crate::spec::{LstmSpec, Op, SelectiveSpec, SsmSpec};
 
 /// The longest convolution.
 const MAX_KERNEL: u64 = 64;
@@ -49,6 +49,7 @@ pub(super) fn hybrid(
     let kinds = kinds(raw, kind, container, layers)?;
     let op = match kind {
         SsmKind::Selective => Op::Selective(selective(raw, container, eps)?),
+        SsmKind::Lstm => Op::Lstm(LstmSpec { width: raw.count(&raw.d_model, 1, MAX_WIDTH)? }),
         _ => Op::Ssm(ssm(raw, container, eps)?),
     };
     Ok(Hybrid { raw: plain(raw, container, &kinds, kind)?, kinds, op })
@@ -70,7 +71,7 @@ fn plain(raw: &RawConfig, container: Container, kinds: &[LayerKind], kind: SsmKi
             raw.d_ff = Field::new(raw.shared_d_ff.name.clone(), Some(PerLayer(vec![width])));
         }
     }
-    if kind == SsmKind::SingleOps {
+    if matches!(kind, SsmKind::SingleOps | SsmKind::Lstm) {
         let experts = kinds.iter().map(|kind| *kind == LayerKind::Experts).collect();
         raw.moe_layers = Field::new(raw.moe_layers.name.clone(), Some(experts));
     }
@@ -122,9 +123,12 @@ fn kinds(raw: &RawConfig, kind: SsmKind, container: Container, layers: usize) ->
 /// In GGUF files a layer without key heads has no attention, and in models of single operations a layer with
 /// a feed-forward width has nothing else.
 fn from_heads(raw: &RawConfig, kind: SsmKind, layers: usize) -> Result<Vec<LayerKind>> {
-    let heads = raw.per_layer(&raw.kv_heads, layers, 0, MAX_HEADS)?;
+    let heads = match kind {
+        SsmKind::Lstm => vec![0; layers],
+        _ => raw.per_layer(&raw.kv_heads, layers, 0, MAX_HEADS)?,
+    };
     let widths = match kind {
-        SsmKind::SingleOps => raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?,
+        SsmKind::SingleOps | SsmKind::Lstm => raw.per_layer(&raw.d_ff, layers, 0, MAX_FF)?,
         _ => vec![0; layers],
     };
     let experts = raw.moe_layers.value.as_deref().unwrap_or_default();
@@ -151,7 +155,7 @@ fn letter(raw: &RawConfig, letter: char) -> Result<LayerKind> {
 /// A word of a list of layers.
 fn word(raw: &RawConfig, word: &str) -> Result<LayerKind> {
     match word {
-        "mamba" | "linear_attention" => Ok(LayerKind::Ssm),
+        "mamba" | "linear_attention" | "lstm" => Ok(LayerKind::Ssm),
         "attention" | "full_attention" => Ok(LayerKind::Attention),
         "mlp" => Ok(LayerKind::Dense),
         "moe" => Ok(LayerKind::Experts),
@@ -163,7 +167,7 @@ fn unknown(raw: &RawConfig, name: &str, found: &str) -> LoadError {
     LoadError::Unsupported {
         path: raw.path.clone(),
         feature: format!("{name} with \"{}\"", found.escape_default()),
-        hint: "supported are mamba (M), attention (*), mlp (-) and moe (E)".into(),
+        hint: "supported are mamba (M), attention (*), mlp (-), moe (E) and, in its own family, lstm".into(),
     }
 }
 

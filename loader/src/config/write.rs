@@ -36,9 +36,10 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     keys.u32(&FIELDS.d_model, spec.d_model);
     keys.out.push((VOCAB_KEY.replace("{arch}", arch), Value::U32(small(spec.vocab))));
     match spec.final_norm {
-        NormSpec::Rms { eps } => keys.f32(&FIELDS.norm_eps, eps),
+        None => {}
+        Some(NormSpec::Rms { eps }) => keys.f32(&FIELDS.norm_eps, eps),
         // Readers of phimoe files look for the key of the other norm.
-        NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => {
+        Some(NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps }) => {
             let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
             keys.out.extend(both.map(|key| (key, Value::F32(eps))));
         }

@@ -24,6 +24,7 @@ pub(super) const LLAMA: Family = Family {
     head_experts: false,
     layer_eps: None,
     experts_out_bias: false,
+    experts_squashed: false,
     compressed: false,
     streams: false,
     blocks: false,

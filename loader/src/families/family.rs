@@ -29,6 +29,8 @@ pub struct Family {
     pub layer_eps: Option<f32>,
     /// Whether a bias is added to what all experts of a token give.
     pub experts_out_bias: bool,
+    /// Whether what all experts of a token give goes through a sigmoid.
+    pub experts_squashed: bool,
     /// Whether attention is to compressed tokens (DeepSeek-V4).
     pub compressed: bool,
     /// Whether there are several residual streams, where the file says so.
@@ -222,6 +224,8 @@ pub enum SsmKind {
     Selective,
     /// Some. Each layer has one operation: a Mamba-2 block, attention, a dense block or experts.
     SingleOps,
+    /// None has. Each layer has one operation: an LSTM, a dense block or experts.
+    Lstm,
 }
 
 /// How the rates and gates of Kimi delta attention are stored (arXiv 2510.26692).
@@ -264,7 +268,7 @@ pub enum NormPlaces {
     After,
     /// Of its input and of its output.
     Both,
-    /// There are none: the mix of residual streams has its own.
+    /// There are none, also before the head. A mix of residual streams has its own.
     Nowhere,
 }
 

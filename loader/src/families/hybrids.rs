@@ -3,7 +3,8 @@
 
 use super::bases::{DEEPSEEK3, LLAMA, V3_ROUTER};
 use super::family::{
-    ActivationKind, ExpertWidth, Family, KdaKind, RopeLayers, Setting, SharedKind, SsmKind, WindowRule,
+    ActivationKind, ExpertWidth, Family, KdaKind, NormPlaces, RopeLayers, Setting, SharedKind, SsmKind,
+    WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -107,6 +108,33 @@ const BAILING_HYBRID_FOLDER: &[NameRule] = &[
     layer(T::QDownNorm, "model.layers.{L}.attention.q_a_layernorm.weight"),
     layer(T::QUp, "model.layers.{L}.attention.q_b_proj.weight"),
 ];
+
+/// The language models of Shazeer et al. (arXiv 1701.06538, appendix C.1): experts between LSTMs, no norms. No
+/// weights were released; names and fields are those of `docs/models.md`.
+pub(super) const MOE_LSTM: Family = Family {
+    label: "moe-lstm",
+    hf_types: &["moe_lstm"],
+    gguf_arch: "moe-lstm",
+    ssm: SsmKind::Lstm,
+    folder_names: &[
+        layer(T::LstmIn, "model.layers.{L}.lstm.weight_ih"),
+        layer(T::LstmBack, "model.layers.{L}.lstm.weight_hh"),
+        layer(T::LstmBias, "model.layers.{L}.lstm.bias"),
+        layer(T::Router, "model.layers.{L}.mlp.router.weight"),
+        layer(T::Experts(Up), "model.layers.{L}.mlp.experts.up_proj.weight"),
+        layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj.weight"),
+    ],
+    gguf_names: &[
+        layer(T::LstmIn, "blk.{L}.lstm_in.weight"),
+        layer(T::LstmBack, "blk.{L}.lstm_back.weight"),
+        layer(T::LstmBias, "blk.{L}.lstm_in.bias"),
+    ],
+    norms: NormPlaces::Nowhere,
+    activation: ActivationKind::Named(Activation::Relu),
+    ungated: true,
+    experts_squashed: true,
+    ..LLAMA
+};
 
 /// Mamba-2 alone (arXiv 2405.21060).
 pub(super) const MAMBA2: Family = Family {

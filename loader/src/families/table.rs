@@ -13,7 +13,7 @@ use super::family::{
     ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
-use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, NEMOTRON_H};
+use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, MOE_LSTM, NEMOTRON_H};
 use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5};
 use super::qwen4exp::QWEN4EXP;
 use super::recent::{
@@ -139,6 +139,7 @@ pub const FAMILIES: &[Family] = &[
     BAILING_HYBRID,
     GRANITE_HYBRID,
     MAMBA2,
+    MOE_LSTM,
     NEMOTRON_H,
     // Without experts.
     Family { label: "nemotron-h-dense", hf_types: &[], gguf_arch: "nemotron_h", ..NEMOTRON_H },

@@ -119,6 +119,8 @@ pub struct MoeSpec {
     pub shared_scale: f32,
     /// Whether a bias `[d_model]` is added to what all experts of a token give (JetMoE).
     pub out_bias: bool,
+    /// Whether what all experts of a token give goes through a sigmoid (Shazeer et al. 2017, appendix C.1).
+    pub squashed: bool,
     /// Whether a token's weight is multiplied with the input of its expert, and not with its output: each
     /// token has one expert then (Llama 4).
     pub weighs_inputs: bool,

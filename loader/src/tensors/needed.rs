@@ -13,10 +13,10 @@ use crate::tensors::roles::{AttentionTensors, LayerTensor, LayerTensor as T, Rol
 pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
     let d = spec.d_model;
     let mut out = vec![(Role::Embed, spec.vocab, d)];
-    if spec.has_final_norm() {
+    if spec.final_norm.is_some() {
         out.push((Role::FinalNorm, 1, d));
     }
-    if matches!(spec.final_norm, NormSpec::Layer { .. }) {
+    if matches!(spec.final_norm, Some(NormSpec::Layer { .. })) {
         out.push((Role::FinalNormBias, 1, d));
     }
     if let Some(EncoderSpec { final_norm, .. }) = spec.encoder {
@@ -62,6 +62,11 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Compressed(compressed) => compressed_tensors(compressed, d, &mut add),
                 Op::HeadExperts(heads) => head_tensors(heads, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
+                Op::Lstm(lstm) => {
+                    add(T::LstmIn, 4 * lstm.width, d);
+                    add(T::LstmBack, 4 * lstm.width, lstm.width);
+                    add(T::LstmBias, 1, 4 * lstm.width);
+                }
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
                 Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
                 Op::Kda(kda) => kda_tensors(kda, d, &mut add),

@@ -263,6 +263,12 @@ pub enum LayerTensor {
     ConvOut,
     /// Bias of that `[d_model]`.
     ConvOutBias,
+    /// From the token to gates and candidates of an LSTM `[4 * width, d_model]`.
+    LstmIn,
+    /// From its last output to the same `[4 * width, width]`.
+    LstmBack,
+    /// Their bias `[4 * width]`.
+    LstmBias,
     /// Query bias.
     QBias,
     /// Key bias.
@@ -394,7 +400,7 @@ impl LayerTensor {
             Self::IndexCompressPlace | Self::IndexCompressNorm | Self::TokenExperts => false,
             Self::DeltaQkv | Self::DeltaGate | Self::DeltaStrength | Self::DeltaStep => true,
             Self::ConvIn | Self::ConvOut | Self::SsmIn | Self::SsmOut => true,
-            Self::SsmX | Self::SsmStep => true,
+            Self::SsmX | Self::SsmStep | Self::LstmIn | Self::LstmBack => true,
             Self::SsmStepNorm | Self::SsmBNorm | Self::SsmCNorm => false,
             Self::LatentDown | Self::LatentUp => true,
             Self::IndexQ | Self::IndexK | Self::IndexWeights => true,
@@ -402,7 +408,7 @@ impl LayerTensor {
             Self::KdaRateDown | Self::KdaRateUp | Self::KdaGateDown | Self::KdaGateUp => true,
             Self::KdaConvQ | Self::KdaConvK | Self::KdaConvV => false,
             Self::SsmConv | Self::SsmConvBias | Self::SsmDecay | Self::SsmStepBias => false,
-            Self::SsmSkip | Self::SsmNorm => false,
+            Self::SsmSkip | Self::SsmNorm | Self::LstmBias => false,
             Self::ConvInBias | Self::ConvTaps | Self::ConvBias | Self::ConvOutBias => false,
             Self::DeltaRates | Self::DeltaByKeyHead | Self::DeltaOut => true,
             Self::DeltaConv | Self::DeltaDecay | Self::DeltaStepBias | Self::DeltaNorm => false,

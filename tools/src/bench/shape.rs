@@ -308,6 +308,7 @@ impl Shape {
             latent: None,
             shared_scale: 1.0,
             out_bias: false,
+            squashed: false,
             weighs_inputs: false,
         }
     }
@@ -363,7 +364,7 @@ impl Shape {
             positions: None,
             encoder: None,
             layers: (0..self.layers).map(layer).collect(),
-            final_norm: norm,
+            final_norm: Some(norm),
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },
         }
     }

@@ -142,7 +142,8 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let spec = &model.spec;
     writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
     writeln!(out, "  d_model {}, vocabulary {}, context {}", spec.d_model, spec.vocab, spec.max_context)?;
-    let (last, head) = (words::norm(spec.final_norm), words::head(&spec.head));
+    let last = spec.final_norm.map_or_else(|| "no norm".to_owned(), words::norm);
+    let head = words::head(&spec.head);
     writeln!(out, "  embedding times {}, at the end {last}, {head}", spec.embed_scale)?;
     if let Some(encoder) = &spec.encoder {
         writeln!(
@@ -202,6 +203,7 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
             Op::Conv(conv) => {
                 writeln!(out, "    gated convolution of {} channels over {} tokens", conv.width, conv.kernel)
             }
+            Op::Lstm(lstm) => writeln!(out, "    LSTM of {} units", lstm.width),
             Op::Kda(kda) => writeln!(
                 out,
                 "    delta attention of {} heads of {}, rates by row, convolution over {} tokens",

@@ -94,6 +94,7 @@ fn layer(layer: &LayerSpec, d_model: usize) -> Value {
             Op::Compressed(_) => "compressed attention",
             Op::HeadExperts(_) => "attention experts",
             Op::Conv(_) => "convolution",
+            Op::Lstm(_) => "lstm",
             Op::Kda(_) => "kimi delta attention",
             Op::Selective(_) => "mamba",
             Op::Ssm(_) => "mamba-2",

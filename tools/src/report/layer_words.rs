@@ -174,6 +174,7 @@ pub fn experts(moe: &MoeSpec) -> String {
         also(&mut words, true, || format!("on {width} numbers of a projection"));
     }
     also(&mut words, moe.out_bias, || "a bias of their sum".to_owned());
+    also(&mut words, moe.squashed, || "a sigmoid of their sum".to_owned());
     also(&mut words, moe.weighs_inputs, || "weights on their inputs".to_owned());
     words.push_str(&shared);
     words
@@ -309,6 +310,7 @@ mod tests {
             latent: None,
             shared_scale: 1.0,
             out_bias: false,
+            squashed: false,
             weighs_inputs: false,
         };
         assert_eq!(

@@ -20,6 +20,7 @@ use crate::layers::ffn::mlp::{MOST_VISITS, MlpView, Visit, add_outputs, hidden_l
 use crate::layers::ffn::router_weights::RouterWeights;
 use crate::layers::ffn::visits::Visits;
 use crate::layers::linear::{Compute, Linear};
+use crate::layers::mixer::recurrence::sigmoid;
 use crate::layers::norm::Norm;
 use crate::layers::scratch::{MoeScratch, ProductScratch, RouteScratch};
 use crate::layers::squares::{HiddenSquares, HiddenSum, Squares};
@@ -126,6 +127,9 @@ impl Moe {
             self.add_shared(compute, shared, input, s, products, squares);
         }
         compute.ungroup(&products.grouped[..grouped_len], d_model, self.out_bias.as_deref(), out);
+        if self.spec.squashed {
+            compute.pool.rows(out, d_model, |_, out| out.iter_mut().for_each(|x| *x = sigmoid(*x)));
+        }
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use crate::layers::mixer::blocks::Blocks;
 use crate::layers::mixer::compressed::{Compressed, RowChooser};
 use crate::layers::mixer::compressor::Compressor;
 use crate::layers::mixer::heads::HeadExperts;
+use crate::layers::mixer::lstm::Lstm;
 use crate::layers::ngram::Ngram;
 use crate::layers::rope::Rope;
 use crate::layers::streams::{MixWeights, StreamWeights};
@@ -52,6 +53,12 @@ impl OfLayer<'_> {
             key_norm: self.tensors.vector(self.role(LayerTensor::BlockKNorm))?,
             rope: spec.rope.as_ref().map(|rope| (rope.clone(), Rope::new(rope, 0))),
         }))
+    }
+
+    pub(super) fn lstm(self) -> Result<Lstm> {
+        let bias = Some(self.tensors.vector(self.role(LayerTensor::LstmBias))?);
+        let input = Linear { weight: self.matrix(LayerTensor::LstmIn), bias };
+        Ok(Lstm { input, back: Linear { weight: self.matrix(LayerTensor::LstmBack), bias: None } })
     }
 
     /// Numbers of runs of tokens.

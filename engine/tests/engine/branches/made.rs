@@ -211,7 +211,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         positions: None,
         encoder: None,
         layers,
-        final_norm: NormSpec::Rms { eps: 1e-5 },
+        final_norm: Some(NormSpec::Rms { eps: 1e-5 }),
         head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
     }
 }
@@ -349,6 +349,7 @@ pub fn moe(expert: MlpSpec, shared: SharedExpert) -> Op {
         latent: None,
         shared_scale: 1.0,
         out_bias: false,
+        squashed: false,
         weighs_inputs: false,
     })
 }

@@ -38,12 +38,13 @@ pub fn logits(made: &Made, ids: &[u32]) -> Vec<f32> {
     }
     streams::gather(made, &mut x);
     let bias = spec.head.bias.then(|| made.weights(Role::HeadBias));
-    let norm_bias = made.weights_if(matches!(spec.final_norm, NormSpec::Layer { .. }), Role::FinalNormBias);
+    let norm_bias =
+        made.weights_if(matches!(spec.final_norm, Some(NormSpec::Layer { .. })), Role::FinalNormBias);
     let head = made.weights(Role::Head);
     let token = |x: &Vec<f64>| {
-        let normed = match spec.has_final_norm() {
-            true => norm(spec.final_norm, made.weights(Role::FinalNorm), norm_bias, x),
-            false => x.clone(),
+        let normed = match spec.final_norm {
+            Some(last) => norm(last, made.weights(Role::FinalNorm), norm_bias, x),
+            None => x.clone(),
         };
         linear(head, bias, &normed)
     };
@@ -143,6 +144,7 @@ impl<'a> Layer<'a> {
             Op::Cross(_) => unreachable!("models with an encoder have goldens"),
             Op::HeadExperts(spec) => self.head_experts(spec, &normed),
             Op::Compressed(spec) => self.compressed(spec, &normed),
+            Op::Lstm(_) => unreachable!("models with LSTMs have a golden"),
             Op::Ngram(_) => unreachable!("made models have no such tables"),
             Op::LayerInput(spec) => self.layer_input(spec, &normed),
             Op::Conv(spec) => self.conv(spec, &normed),

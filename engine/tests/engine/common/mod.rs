@@ -47,7 +47,8 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 18] = [
+pub const NARROW: [&str; 19] = [
+    "shazeer2017",
     "glam",
     "dsmoe",
     "deepseek3",
