@@ -9,8 +9,8 @@ import json, struct, sys
 from pathlib import Path
 import numpy as np
 
-V, H, LAYERS, T, NEW = 64, 32, 4, 40, 12
-HEADS, DIM, EXPERTS, TOP, WIDTH = 4, 8, 6, 2, 32
+V, H, LAYERS, T, NEW = 64, 16, 4, 40, 12
+HEADS, DIM, EXPERTS, TOP, WIDTH = 4, 4, 6, 2, 16
 BUCKETS, REACH, EPS = 8, 20, 1e-6
 rng = np.random.default_rng(6)
 

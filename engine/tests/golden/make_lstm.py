@@ -12,7 +12,7 @@ import numpy as np
 import oracle
 from oracle import best, sigmoid, softmax
 
-V, H, T, NEW = 40, 16, 16, 8
+V, H, T, NEW = 40, 8, 24, 8
 EXPERTS, TOP, WIDTH = 5, 2, 12
 rng = np.random.default_rng(11)
 matrix = lambda *shape: oracle.matrix(rng, *shape)

@@ -109,8 +109,8 @@ const BAILING_HYBRID_FOLDER: &[NameRule] = &[
     layer(T::QUp, "model.layers.{L}.attention.q_b_proj.weight"),
 ];
 
-/// The language models of Shazeer et al. (arXiv 1701.06538, appendix C.1): experts between LSTMs, no norms. No
-/// weights were released; names and fields are those of `docs/models.md`.
+/// The language models of Shazeer et al. (arXiv 1701.06538, appendix C.1): experts between LSTMs, no norms.
+/// No weights were released; names and fields are those of `docs/models.md`.
 pub(super) const MOE_LSTM: Family = Family {
     label: "moe-lstm",
     hf_types: &["moe_lstm"],

@@ -1,6 +1,6 @@
-//! Long short-term memory (Hochreiter and Schmidhuber 1997), the host of the first sparsely-gated mixture (arXiv
-//! 1701.06538). Tokens are computed one after the other, so the bits do not depend on how a text is cut. It
-//! must not know how a state is kept.
+//! Long short-term memory (Hochreiter and Schmidhuber 1997), the host of the first sparsely-gated mixture
+//! (arXiv 1701.06538). Tokens are computed one after the other, so the bits do not depend on how a text is
+//! cut. It must not know how a state is kept.
 
 use std::ops::Range;
 
