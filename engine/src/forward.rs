@@ -8,6 +8,7 @@ pub mod decoder;
 mod encoder;
 pub mod executor;
 mod heads;
+mod images;
 mod lookahead;
 mod ngram;
 pub mod observe;

@@ -35,6 +35,7 @@ pub use forward::batch::{Batch, Ended, Run, Wanted};
 pub use forward::observe::{InputObserver, Observer};
 pub use layers::ffn::router::Routing;
 pub use model::{CopyProgress, Model, ModelOptions, Turn};
+pub use sequence::images::{Classifier, most_images};
 pub use sequence::sampler::SamplerParams;
 pub use sequence::saved::Restored;
 pub use sequence::session::{Sequence, Step, advance};

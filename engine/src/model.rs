@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use moelten_loader::io::read_at::{Access, ReadAt};
 use moelten_loader::io::room_for;
-use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::{ImageSpec, ModelSpec};
 use moelten_loader::tensors::copied::Copied;
 use moelten_loader::tensors::store::TensorStore;
 
@@ -365,6 +365,21 @@ impl Turn<'_> {
     ) -> Result<()> {
         let (model, executor) = (self.model, executor(&mut self.executor));
         model.runtime.pool().install(|| model.decoder().encode(executor, batch, decoder, observer))
+    }
+
+    /// Scores of the images of a batch; see [`Decoder::classify`].
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`]; failed reads.
+    pub(crate) fn classify(
+        &mut self,
+        batch: &mut Batch<'_, '_>,
+        images: (&ImageSpec, &[f32]),
+        scores: &mut [f32],
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let (model, executor) = (self.model, executor(&mut self.executor));
+        model.runtime.pool().install(|| model.decoder().classify(executor, batch, images, scores, observer))
     }
 
     /// As [`Self::forward`], while `beside` runs on this thread.

@@ -2,6 +2,7 @@
 
 mod beams;
 pub mod generate;
+pub mod images;
 pub mod sampler;
 pub mod saved;
 pub mod session;

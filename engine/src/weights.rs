@@ -43,12 +43,22 @@ pub struct Weights {
     pub layer_inputs: Option<LayerInputWeights>,
     /// The norm of what the encoder gives, in models that have one.
     pub encoder_norm: Option<Norm>,
+    /// What makes rows of an image, in models of images.
+    pub image: Option<ImageWeights>,
     /// How the head mixes residual streams, where there are several.
     pub streams: Option<StreamWeights>,
     /// The norm before the head; `None` where the mix of streams has its own.
     pub final_norm: Option<Norm>,
     /// The output projection, `[vocab, d_model]`.
     pub head: Linear,
+}
+
+/// What makes rows of an image.
+pub struct ImageWeights {
+    /// The projection of patches.
+    pub patches: Linear,
+    /// The row before all patches, `[d_model]`; empty without one.
+    pub first: Vec<f32>,
 }
 
 /// The weights of a layer.

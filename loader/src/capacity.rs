@@ -19,7 +19,8 @@ impl ModelSpec {
                 _ => false,
             };
             let renormalise = moe.router.capacity.map_or(renormalises, |capacity| capacity.renormalise);
-            moe.router.capacity = limit.map(|limit| CapacitySpec { limit, renormalise });
+            let prioritised = moe.router.capacity.is_some_and(|capacity| capacity.prioritised);
+            moe.router.capacity = limit.map(|limit| CapacitySpec { limit, renormalise, prioritised });
         }
         found
     }

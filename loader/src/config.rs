@@ -14,6 +14,7 @@ pub(crate) mod gguf;
 mod heads;
 pub(crate) mod hf;
 mod ignored;
+mod images;
 mod kda;
 mod latent;
 pub(crate) mod limits;

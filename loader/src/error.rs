@@ -287,6 +287,12 @@ pub enum Fault {
         /// The checksum when they were written.
         expected: u64,
     },
+    /// Data of an image that cannot be decoded.
+    #[error("cannot be decoded: {message}")]
+    Undecodable {
+        /// Message of the decoder.
+        message: String,
+    },
     /// NaN or infinity among the weights.
     #[error("contains {found} at index {index}")]
     NotFinite {

@@ -20,7 +20,7 @@ pub mod pieces;
 pub mod probe;
 pub mod read_at;
 pub mod reader;
-mod regular;
+pub(crate) mod regular;
 
 pub use allocator::{End, LastWord, OrEnd, room_for};
 pub use bytes::FileBytes;

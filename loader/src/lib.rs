@@ -16,6 +16,7 @@ pub mod imatrix;
 pub mod io;
 pub mod load;
 pub mod near;
+pub mod picture;
 pub mod rule;
 pub mod size;
 pub mod spec;

@@ -13,6 +13,7 @@ mod delta;
 mod encoder;
 mod ffn;
 mod heads;
+mod image;
 mod kda;
 mod lstm;
 mod mixer;
@@ -31,6 +32,7 @@ pub use delta::*;
 pub use encoder::*;
 pub use ffn::*;
 pub use heads::*;
+pub use image::*;
 pub use kda::*;
 pub use lstm::*;
 pub use mixer::*;
@@ -63,9 +65,12 @@ pub struct ModelSpec {
     pub positions: Option<SinusoidSpec>,
     /// What reads the text that the decoder attends to; `None` for models that are decoders alone.
     pub encoder: Option<EncoderSpec>,
+    /// What is read in place of tokens, in models of images.
+    pub image: Option<ImageSpec>,
     /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
-    /// Norm before the head. A gated mix of streams has its own in place of it; models without norms have none.
+    /// Norm before the head. A gated mix of streams has its own in place of it; models without norms have
+    /// none.
     pub final_norm: Option<NormSpec>,
     /// The output projection.
     pub head: HeadSpec,
@@ -291,6 +296,11 @@ impl ModelSpec {
     /// The number of the decoder's first layer; those before it are the encoder's.
     pub fn decoder_start(&self) -> usize {
         self.encoder.as_ref().map_or(0, |encoder| encoder.layers)
+    }
+
+    /// How many scores the head gives: one for each token, or for each class of images.
+    pub fn head_rows(&self) -> usize {
+        self.image.map_or(self.vocab, |image| image.classes)
     }
 
     /// Attention of all layers that have one.

@@ -8,6 +8,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use moelten_loader::container::hf_folder::CONFIG;
 use moelten_loader::io::output::{PartialFile, free_bytes};
 use moelten_loader::load::spec_of_config;
 use moelten_loader::spec::Purpose;
@@ -17,7 +18,10 @@ use crate::exit::CommandError;
 use crate::report::progress::bytes;
 
 /// The files of a folder. The configuration is the last: without it the folder is no model.
-const FILES: [&str; 4] = ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"];
+const FILES: [&str; 5] =
+    ["model.safetensors", "tokenizer.json", "tokenizer_config.json", PREPARATION, CONFIG];
+/// What is done to images, in the folder of a model of images.
+const PREPARATION: &str = "preprocessor_config.json";
 
 /// An example by name.
 pub struct Example {
@@ -84,6 +88,12 @@ pub const EXAMPLES: &[Example] = &[
         config: include_str!("../examples/glam.json"),
     },
     Example {
+        name: "vmoe",
+        system: "V-MoE: a vision transformer, patches ranked over the batch (Riquelme et al. 2021)",
+        run: "--image cat.png",
+        config: include_str!("../examples/vmoe.json"),
+    },
+    Example {
         name: "st-moe",
         system: "ST-MoE: the second expert where it has a part, capacity 2.0 (Zoph et al. 2022)",
         run: r#"--experts two:0.2 --capacity paper -p "The <extra_id_0> walks in <extra_id_1> park""#,
@@ -141,15 +151,28 @@ impl Example {
 pub fn write(name: &str, config: &Value, seed: u64, folder: &Path) -> anyhow::Result<()> {
     let spec = spec_of_config(Path::new(name), config)?;
     let tensors = weights::tensors(&spec, config)?;
-    let tokenizer = vocabulary::tokenizer(spec.vocab, spec.encoder.map(|encoder| encoder.purpose))?;
+    let purpose = spec.encoder.map(|encoder| encoder.purpose);
+    let tokenizer = match spec.image {
+        None => Some(vocabulary::tokenizer(spec.vocab, purpose)?),
+        Some(_) => None,
+    };
     prepare(folder)?;
     check_room(folder, weights::bytes(&tensors))?;
     weights::write(&folder.join(FILES[0]), &tensors, seed)?;
     let end = vocabulary::END;
     let json = |value: &Value| format!("{value:#}\n").into_bytes();
-    put(&folder.join(FILES[1]), tokenizer.to_string().as_bytes())?;
-    put(&folder.join(FILES[2]), &json(&serde_json::json!({ "eos_token": end })))?;
-    put(&folder.join(FILES[3]), &json(config))
+    if let Some(tokenizer) = tokenizer {
+        put(&folder.join(FILES[1]), tokenizer.to_string().as_bytes())?;
+        put(&folder.join(FILES[2]), &json(&serde_json::json!({ "eos_token": end })))?;
+    }
+    if let Some(image) = &spec.image {
+        let settings = serde_json::json!({
+            "size": { "height": image.size, "width": image.size }, "resample": 2,
+            "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
+        });
+        put(&folder.join(PREPARATION), &json(&settings))?;
+    }
+    put(&folder.join(CONFIG), &json(config))
 }
 
 /// Makes the folder, or takes one that has nothing but what an interrupted run left.
@@ -162,7 +185,7 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
             Some(own) => (own, true),
             None => (name, false),
         };
-        FILES.contains(&own) && (unfinished || own != FILES[3])
+        FILES.contains(&own) && (unfinished || own != CONFIG)
     };
     for entry in std::fs::read_dir(folder).with_context(failed)? {
         let path = entry.with_context(failed)?.path();
@@ -203,6 +226,7 @@ pub fn run_words(purpose: Option<Purpose>) -> &'static str {
         None => r#"--no-template -p "The dog""#,
         Some(Purpose::Translation) => r#"--from eng_Latn --to deu_Latn -p "The dog sleeps.""#,
         Some(Purpose::Gaps | Purpose::TextToText) => GAPS,
+        Some(Purpose::Images) => "--image cat.png",
     }
 }
 
@@ -214,7 +238,7 @@ mod tests {
     fn every_example_is_a_model_and_has_a_name_of_its_own() {
         for (index, example) in EXAMPLES.iter().enumerate() {
             let spec = spec_of_config(Path::new(example.name), &example.config()).unwrap();
-            assert!(spec.vocab >= vocabulary::LEAST, "{}", example.name);
+            assert!(spec.image.is_some() || spec.vocab >= vocabulary::LEAST, "{}", example.name);
             assert!(EXAMPLES[index + 1..].iter().all(|other| other.name != example.name), "{}", example.name);
         }
     }

@@ -9,6 +9,7 @@ mod encdec;
 mod examples;
 mod exit;
 mod health;
+mod images;
 mod last_model;
 mod models;
 mod names;

@@ -18,7 +18,7 @@ pub use compute::NoGpu as TriedGpu;
 #[cfg(feature = "gpu")]
 pub use compute::TriedGpu;
 pub use compute::{ComputeArgs, PrefetchArg};
-pub use files::{decoder_alone, load, mention, name};
+pub use files::{decoder_alone, has_text, load, mention, name};
 pub use oom::prefer_as_oom_victim;
 pub use session::{SessionArgs, context_words, long_rope_words};
 pub use sizes::{count, size, tokens};

@@ -75,6 +75,17 @@ impl Decoder<'_> {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         self.embed(s, batch)?;
+        self.through(layers, s, batch, observer)
+    }
+
+    /// Some layers, from the residual stream in `s.x` to that in `s.x`.
+    pub(super) fn through(
+        &self,
+        layers: Range<usize>,
+        s: &mut Executor,
+        batch: &mut Batch<'_, '_>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
         s.angles.iter_mut().for_each(|angles| angles.clear());
         for run in batch.runs() {
             for (rope, angles) in run.ropes.iter().zip(&mut s.angles) {
@@ -231,7 +242,7 @@ impl Decoder<'_> {
     }
 
     /// Rows of the embedding, scaled, into `s.x`.
-    fn embed(&self, s: &mut Executor, batch: &Batch<'_, '_>) -> Result<()> {
+    pub(super) fn embed(&self, s: &mut Executor, batch: &Batch<'_, '_>) -> Result<()> {
         let Self { compute, weights, .. } = self;
         let rows = batch.tokens() * self.spec.d_model;
         let x = if weights.streams.is_some() { &mut s.branch[..rows] } else { &mut s.x[..rows] };

@@ -228,6 +228,8 @@ struct Widths {
     delta: [usize; 5],
     /// Layers that get numbers of a token, and how many each gets.
     layer_input: (usize, usize),
+    /// Numbers of a patch of an image.
+    patch: usize,
 }
 
 /// Numbers in the buffers of latent attention.
@@ -342,7 +344,8 @@ impl Widths {
         let width = spec.layer_inputs.map_or(0, |inputs| inputs.width);
         let layer_input = if width > 0 { (spec.layers.len(), width) } else { (0, 0) };
         let streams = spec.streams.map_or(1, |streams| streams.count);
-        let mut w = Self { outset, layer_input, streams, ..Self::default() };
+        let patch = spec.image.map_or(0, |image| image.patch_numbers());
+        let mut w = Self { outset, layer_input, streams, patch, ..Self::default() };
         for branch in spec.layers.iter().flat_map(|layer| &layer.branches) {
             w.parallel |= branch.join == Join::Parallel;
             match &branch.op {
@@ -528,7 +531,7 @@ impl Widths {
     }
 
     /// Inputs of products: tokens and columns of the largest.
-    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 7] {
+    fn packed(&self, chunk: usize, d_model: usize) -> [(usize, usize); 8] {
         let pass = PASS.min(chunk);
         let own = (pass, self.layer_input.1);
         [
@@ -537,6 +540,7 @@ impl Widths {
             self.latent.product,
             (pass, self.delta[1]),
             own,
+            (pass, self.patch),
             (chunk, self.expert_width),
             (STREAM_TOKENS.min(chunk), self.ngram.as_ref().map_or(0, NgramSpec::read_width)),
         ]

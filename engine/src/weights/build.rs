@@ -102,9 +102,10 @@ impl Weights {
             .encoder
             .map(|encoder| norm(tensors, encoder.final_norm, Role::EncoderNorm, Role::EncoderNormBias));
         let encoder_norm = encoder_norm.transpose()?;
+        let image = spec.image.map(|image| builder.image(&image)).transpose()?;
         let streams = spec.streams.map(|streams| head_streams(tensors, streams, d_model)).transpose()?;
         let ropes = builder.ropes;
-        Ok(Self { layers, ropes, embedding, layer_inputs, encoder_norm, streams, final_norm, head })
+        Ok(Self { layers, ropes, embedding, layer_inputs, encoder_norm, image, streams, final_norm, head })
     }
 }
 
@@ -185,14 +186,8 @@ impl Builder<'_> {
                 let compressed = Box::new(of_layer.compressed(compressed, &mut self.ropes)?);
                 OpWeights::Compressed { compressed, state }
             }
-            Op::Conv(conv) => {
-                let state = self.next_state();
-                OpWeights::Conv { conv: of_layer.conv(*conv)?, state }
-            }
-            Op::Lstm(_) => {
-                let state = self.next_state();
-                OpWeights::Lstm { lstm: of_layer.lstm()?, state }
-            }
+            Op::Conv(conv) => OpWeights::Conv { conv: of_layer.conv(*conv)?, state: self.next_state() },
+            Op::Lstm(_) => OpWeights::Lstm { lstm: of_layer.lstm()?, state: self.next_state() },
             Op::Selective(ssm) => {
                 let state = self.next_state();
                 OpWeights::Selective { ssm: Box::new(of_layer.selective(*ssm)?), state }

@@ -12,6 +12,7 @@ mod device;
 mod encdec;
 mod equality;
 mod forms;
+mod images;
 mod importance;
 mod layouts;
 mod longrope;

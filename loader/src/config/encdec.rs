@@ -67,6 +67,7 @@ pub(super) fn pair(
             start: start(raw, vocab)?,
             purpose: kind.purpose,
         }),
+        image: None,
         layers: stacks.layers()?,
         final_norm: Some(norm),
         head: HeadSpec {
@@ -306,7 +307,7 @@ impl Stacks<'_> {
             scale: stated.unwrap_or(1.0 - dropout),
             listed: false,
             expert_scales: false,
-            capacity: limit.map(|limit| CapacitySpec { limit, renormalise: after }),
+            capacity: limit.map(|limit| CapacitySpec { limit, renormalise: after, prioritised: false }),
         };
         Ok(Some((experts, router, family.expert_bias)))
     }
@@ -334,7 +335,7 @@ impl Stacks<'_> {
 }
 
 /// A mixture of experts. A decoder computes token by token, where capacity never binds.
-fn moe(experts: usize, router: &RouterSpec, expert: MlpSpec, encoder: bool) -> MoeSpec {
+pub(super) fn moe(experts: usize, router: &RouterSpec, expert: MlpSpec, encoder: bool) -> MoeSpec {
     MoeSpec {
         experts,
         expert,

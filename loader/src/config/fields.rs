@@ -157,6 +157,19 @@ fields! {
     /// Whether routers have biases.
     router_bias: bool = hf["router_bias"], gguf[PresentInSome("enc.blk.*.ffn_gate_inp.bias")], default false;
 
+    /// Models of images: width and height of an image in pixels.
+    image_size: u64 = hf["image_size"], gguf[];
+    /// The same of a patch.
+    patch_size: u64 = hf["patch_size"], gguf[];
+    /// Numbers of a pixel; there must be three.
+    image_channels: u64 = hf["num_channels"], gguf[], default 3;
+    /// Classes that images are told apart by.
+    classes: u64 = hf["num_labels"], gguf[];
+    /// What the head reads: `token`, or `gap` for the mean of all patches.
+    image_pool: String = hf["classifier"], gguf[];
+    /// Tokens of an expert, times its share of all if each had as many.
+    capacity_factor: f64 = hf["capacity_factor"], gguf[];
+
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];
     /// Query heads.

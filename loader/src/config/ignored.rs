@@ -9,6 +9,7 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "add_cross_attention",
     "add_final_layer_norm",
     "add_router_probs",
+    "attention_probs_dropout_prob",
     "classifier_dropout",
     "decoder_layerdrop",
     "dense_act_fn",
@@ -41,6 +42,10 @@ pub(crate) const HF_IGNORED: &[&str] = &[
     "enable_moe_block",
     "eos_token_id",
     "hidden_dropout",
+    // Models of images: names of classes, and what decoders of patches need.
+    "encoder_stride",
+    "id2label",
+    "label2id",
     "hidden_dropout_prob",
     "initial_context_length",
     // Numbers of runs of tokens: how their hash was made.

@@ -10,6 +10,7 @@ use crate::config::experts::{activation, dense_width, ffn_layers};
 use crate::config::field::{Field, PerLayer};
 use crate::config::fields::RawConfig;
 use crate::config::heads::head_experts;
+use crate::config::images::images;
 use crate::config::kda::kda_layers;
 use crate::config::latent::latent_layers;
 use crate::config::limits::{
@@ -75,8 +76,8 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         _ => None,
     };
     let raw = filled.as_ref().unwrap_or(raw);
-    if let Some(kind) = family.pair {
-        return pair(raw, family, kind, container);
+    if let Some(spec) = with_encoder(raw, family, container) {
+        return spec;
     }
     let layer_count = raw.count(&raw.layers, 1, MAX_LAYERS)?;
     let d_model = raw.count(&raw.d_model, 1, MAX_WIDTH)?;
@@ -126,6 +127,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         layer_inputs: own,
         positions: None,
         encoder: None,
+        image: None,
         layers,
         final_norm: (family.norms != NormPlaces::Nowhere).then_some(final_norm),
         head: HeadSpec {
@@ -135,6 +137,14 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
             softcap: optional(raw, &raw.logit_softcap)?,
         },
     })
+}
+
+/// A model that has an encoder.
+fn with_encoder(raw: &RawConfig, family: &Family, container: Container) -> Option<Result<ModelSpec>> {
+    match family.pair {
+        Some(kind) => Some(pair(raw, family, kind, container)),
+        None => family.images.then(|| images(raw, family)),
+    }
 }
 
 /// What every layer gets of a token. GGUF files have the width of numbers of runs of tokens under its key.

@@ -42,10 +42,12 @@ pub(super) fn rows(spec: &ModelSpec, encoder: EncoderSpec) -> Vec<(&'static Fiel
     }
     // Layers of the decoder have no capacity.
     let moes = || spec.layers.iter().filter_map(LayerSpec::moe);
-    if let Some(CapacitySpec { limit, renormalise }) = moes().find_map(|moe| moe.router.capacity) {
+    if let Some(CapacitySpec { limit, renormalise, .. }) = moes().find_map(|moe| moe.router.capacity) {
         match limit {
             ExpertLimit::Tokens(tokens) => out.push((&FIELDS.expert_capacity, count(tokens))),
             ExpertLimit::Part(part) => out.push((&FIELDS.expert_capacity_part, Value::F32(part))),
+            // Models with such a limit are not written.
+            ExpertLimit::Share(_) => {}
             ExpertLimit::Factor(_) => out.push((&FIELDS.expert_capacity_part, Value::F32(0.0))),
         }
         out.push((&FIELDS.weights_before_capacity, Value::Bool(!renormalise)));

@@ -21,6 +21,7 @@ pub(super) const LLAMA: Family = Family {
     gguf_names: &[],
     folder_names: &[],
     pair: None,
+    images: false,
     head_experts: false,
     layer_eps: None,
     experts_out_bias: false,

@@ -23,6 +23,8 @@ pub struct Family {
     pub folder_names: &'static [NameRule],
     /// What a model with an encoder has beside.
     pub pair: Option<PairKind>,
+    /// Whether it reads images.
+    pub images: bool,
     /// Whether query heads are experts (JetMoE).
     pub head_experts: bool,
     /// Epsilon of the norms in layers, where it is not that of the last norm.

@@ -1,11 +1,11 @@
-//! Families of encoder-decoders: T5, Switch-Transformer, M2M100, NLLB-MoE. Data only. It must not know the
-//! table.
+//! Families that have an encoder: T5, Switch-Transformer, M2M100, NLLB-MoE, V-MoE. Data only. It must not
+//! know the table.
 
 use super::bases::LLAMA;
-use super::family::{Family, NormKind, PairKind, PairPositions, Setting, SparseLayers};
+use super::family::{ActivationKind, Family, NormKind, PairKind, PairPositions, Setting, SparseLayers};
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Cross, Ffn, Mixer};
-use crate::spec::{Pairing, Purpose};
+use crate::spec::{Activation, Pairing, Purpose};
 use crate::tensors::joined::joined;
 use crate::tensors::roles::Stack::{Decoder, Encoder};
 use crate::tensors::roles::{LayerTensor as T, NameRule, Role, of_stack, top};
@@ -325,3 +325,47 @@ const NLLB_OWN: [NameRule; 34] = [
 
 const M2M_FOLDER: [NameRule; 50] = joined(M2M_SHARED, M2M_OWN);
 const NLLB_FOLDER: [NameRule; 62] = joined(M2M_SHARED, NLLB_OWN);
+
+/// V-MoE (arXiv 2106.05974): a ViT whose layers may have experts. Released weights are JAX arrays; names are
+/// those that transformers has for ViT, and for experts those of `docs/images.md`.
+pub(super) const VMOE: Family = Family {
+    label: "vmoe",
+    hf_types: &["vmoe"],
+    gguf_arch: "vmoe",
+    folder_names: &[
+        top(Role::Embed, "vit.embeddings.position_embeddings"),
+        top(Role::Patches, "vit.embeddings.patch_embeddings.projection.weight"),
+        top(Role::PatchBias, "vit.embeddings.patch_embeddings.projection.bias"),
+        top(Role::FirstRow, "vit.embeddings.cls_token"),
+        top(Role::EncoderNorm, "vit.layernorm.weight"),
+        top(Role::EncoderNormBias, "vit.layernorm.bias"),
+        top(Role::Head, "classifier.weight"),
+        top(Role::HeadBias, "classifier.bias"),
+        of_stack(Encoder, T::PreNorm(Mixer), "vit.encoder.layer.{L}.layernorm_before.weight"),
+        of_stack(Encoder, T::PreNormBias(Mixer), "vit.encoder.layer.{L}.layernorm_before.bias"),
+        of_stack(Encoder, T::Q, "vit.encoder.layer.{L}.attention.attention.query.weight"),
+        of_stack(Encoder, T::QBias, "vit.encoder.layer.{L}.attention.attention.query.bias"),
+        of_stack(Encoder, T::K, "vit.encoder.layer.{L}.attention.attention.key.weight"),
+        of_stack(Encoder, T::KBias, "vit.encoder.layer.{L}.attention.attention.key.bias"),
+        of_stack(Encoder, T::V, "vit.encoder.layer.{L}.attention.attention.value.weight"),
+        of_stack(Encoder, T::VBias, "vit.encoder.layer.{L}.attention.attention.value.bias"),
+        of_stack(Encoder, T::O, "vit.encoder.layer.{L}.attention.output.dense.weight"),
+        of_stack(Encoder, T::OBias, "vit.encoder.layer.{L}.attention.output.dense.bias"),
+        of_stack(Encoder, T::PreNorm(Ffn), "vit.encoder.layer.{L}.layernorm_after.weight"),
+        of_stack(Encoder, T::PreNormBias(Ffn), "vit.encoder.layer.{L}.layernorm_after.bias"),
+        of_stack(Encoder, T::Dense(Up), "vit.encoder.layer.{L}.intermediate.dense.weight"),
+        of_stack(Encoder, T::DenseBias(Up), "vit.encoder.layer.{L}.intermediate.dense.bias"),
+        of_stack(Encoder, T::Dense(Down), "vit.encoder.layer.{L}.output.dense.weight"),
+        of_stack(Encoder, T::DenseBias(Down), "vit.encoder.layer.{L}.output.dense.bias"),
+        of_stack(Encoder, T::Router, "vit.encoder.layer.{L}.moe.router.weight"),
+        of_stack(Encoder, T::Experts(Up), "vit.encoder.layer.{L}.moe.experts.up_proj.weight"),
+        of_stack(Encoder, T::ExpertsBias(Up), "vit.encoder.layer.{L}.moe.experts.up_proj.bias"),
+        of_stack(Encoder, T::Experts(Down), "vit.encoder.layer.{L}.moe.experts.down_proj.weight"),
+        of_stack(Encoder, T::ExpertsBias(Down), "vit.encoder.layer.{L}.moe.experts.down_proj.bias"),
+    ],
+    images: true,
+    norm: NormKind::Layer,
+    activation: ActivationKind::Named(Activation::GeluTanh),
+    default_eps: 1e-6,
+    ..LLAMA
+};

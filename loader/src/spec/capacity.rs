@@ -10,6 +10,9 @@ pub struct CapacitySpec {
     pub limit: ExpertLimit,
     /// Whether the weights that a token keeps are divided by their sum afterwards.
     pub renormalise: bool,
+    /// Whether tokens count in the order of their highest weight, and not in that of the text (batch
+    /// prioritised routing, arXiv 2106.05974).
+    pub prioritised: bool,
 }
 
 /// A number of tokens.
@@ -22,6 +25,8 @@ pub enum ExpertLimit {
     /// This many times the share of each expert if all had as many, rounded up: the capacity factor of the
     /// papers (arXiv 2006.16668, 2101.03961, 2202.08906).
     Factor(usize),
+    /// This many times the tokens over the experts, rounded to the nearest (arXiv 2106.05974).
+    Share(f32),
 }
 
 impl ExpertLimit {
@@ -31,6 +36,7 @@ impl ExpertLimit {
             Self::Tokens(count) => count,
             Self::Part(part) => whole((part * small(tokens)).ceil()),
             Self::Factor(factor) => factor * tokens.div_ceil(experts),
+            Self::Share(times) => whole((times * small(tokens) / small(experts)).round()),
         }
     }
 }
@@ -45,5 +51,6 @@ mod tests {
         assert_eq!(ExpertLimit::Part(0.5).of_text(11, 8), 6);
         assert_eq!(ExpertLimit::Part(1.0).of_text(40, 6), 40);
         assert_eq!(ExpertLimit::Factor(2).of_text(17, 8), 6);
+        assert_eq!(ExpertLimit::Share(1.5).of_text(17, 8), 3);
     }
 }

@@ -25,6 +25,8 @@ pub enum Purpose {
     Gaps,
     /// Translation between languages that tokens of the vocabulary name.
     Translation,
+    /// Telling what is on an image. There is no decoder.
+    Images,
 }
 
 /// Sinusoidal positions (arXiv 1706.03762), the sines before the cosines: number `i` of each half turns with

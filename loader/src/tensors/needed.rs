@@ -3,9 +3,9 @@
 
 use crate::spec::{
     AttentionSpec, BankMatrix, BranchSpec, CompressedSpec, ConvSpec, DeltaLayout, DeltaSpec, EncoderSpec,
-    HeadExpertsSpec, KdaSpec, KvSource, LatentSpec, LayerInputs, MlpSpec, ModelSpec, MoeSpec, NgramSpec,
-    NormSpec, Op, OutputGate, Part, Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert, SsmSpec,
-    StreamMix, StreamsSpec,
+    HeadExpertsSpec, KdaSpec, KvSource, LatentSpec, LayerInputs, LstmSpec, MlpSpec, ModelSpec, MoeSpec,
+    NgramSpec, NormSpec, Op, OutputGate, Part, Place, QkNorm, RouterInput, SelectiveSpec, SharedExpert,
+    SsmSpec, StreamMix, StreamsSpec,
 };
 use crate::tensors::roles::{AttentionTensors, LayerTensor, LayerTensor as T, Role};
 
@@ -25,12 +25,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
             out.push((Role::EncoderNormBias, 1, d));
         }
     }
-    if !spec.head.tied {
-        out.push((Role::Head, spec.vocab, d));
-    }
-    if spec.head.bias {
-        out.push((Role::HeadBias, 1, spec.vocab));
-    }
+    ends(spec, &mut out);
     if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
         let all = spec.layers.len() * width;
         out.push((Role::LayerInputTable, spec.vocab, all));
@@ -62,11 +57,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Compressed(compressed) => compressed_tensors(compressed, d, &mut add),
                 Op::HeadExperts(heads) => head_tensors(heads, d, &mut add),
                 Op::Conv(conv) => conv_tensors(conv, d, &mut add),
-                Op::Lstm(lstm) => {
-                    add(T::LstmIn, 4 * lstm.width, d);
-                    add(T::LstmBack, 4 * lstm.width, lstm.width);
-                    add(T::LstmBias, 1, 4 * lstm.width);
-                }
+                Op::Lstm(lstm) => lstm_tensors(lstm, d, &mut add),
                 Op::Ssm(ssm) => ssm_tensors(ssm, d, &mut add),
                 Op::Selective(ssm) => selective_tensors(ssm, d, &mut add),
                 Op::Kda(kda) => kda_tensors(kda, d, &mut add),
@@ -83,6 +74,24 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
         }
     }
     out
+}
+
+/// What makes rows of images, and the head.
+fn ends(spec: &ModelSpec, out: &mut Vec<(Role, usize, usize)>) {
+    let d = spec.d_model;
+    if let Some(image) = &spec.image {
+        out.push((Role::Patches, d, image.patch_numbers()));
+        out.push((Role::PatchBias, 1, d));
+        if image.first() > 0 {
+            out.push((Role::FirstRow, 1, d));
+        }
+    }
+    if !spec.head.tied {
+        out.push((Role::Head, spec.head_rows(), d));
+    }
+    if spec.head.bias {
+        out.push((Role::HeadBias, 1, spec.head_rows()));
+    }
 }
 
 /// The mix of residual streams that the head reads.
@@ -310,6 +319,12 @@ fn conv_tensors(conv: &ConvSpec, d_model: usize, add: Add<'_>) {
         add(T::ConvBias, 1, conv.width);
         add(T::ConvOutBias, 1, d_model);
     }
+}
+
+fn lstm_tensors(lstm: &LstmSpec, d_model: usize, add: Add<'_>) {
+    add(T::LstmIn, 4 * lstm.width, d_model);
+    add(T::LstmBack, 4 * lstm.width, lstm.width);
+    add(T::LstmBias, 1, 4 * lstm.width);
 }
 
 fn selective_tensors(a: &SelectiveSpec, d_model: usize, add: Add<'_>) {

@@ -159,6 +159,8 @@ impl<'a> Resolver<'a> {
             [groups, of_group] if rows == 1 => shape(&[cols]) == [groups.saturating_mul(of_group)],
             [length] if rows == 1 => shape(&[cols]) == [length],
             [] => shape(&[whole, cols]) == [1, 1],
+            // Projections of patches are stored as convolutions.
+            [outputs, a, b, c] => shape(&[whole, cols]) == [outputs, a.saturating_mul(b).saturating_mul(c)],
             [first, second] if tensor.shape.len() > 2 => shape(&[whole, cols]) == [first, second],
             _ => false,
         };

@@ -5,8 +5,14 @@ use crate::spec::{BankKind, Part, Place};
 /// The purpose of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
-    /// Token embedding `[vocab, d_model]`.
+    /// Token embedding `[vocab, d_model]`. In models of images a row for each place.
     Embed,
+    /// Projection of the patches of an image `[d_model, numbers of a patch]`.
+    Patches,
+    /// Its bias `[d_model]`.
+    PatchBias,
+    /// The row before all patches `[d_model]`.
+    FirstRow,
     /// Divisors of the rope frequencies `[rope_dim / 2]`.
     RopeDivisors,
     /// LongRoPE divisors up to the original context `[rope_dim / 2]`.
@@ -21,7 +27,7 @@ pub enum Role {
     EncoderNorm,
     /// Its bias `[d_model]`.
     EncoderNormBias,
-    /// Output projection `[vocab, d_model]`.
+    /// Output projection `[vocab, d_model]`, or of classes.
     Head,
     /// Bias of the output projection `[vocab]`.
     HeadBias,

@@ -108,6 +108,9 @@ use Place::{Ffn, Mixer};
 /// Names in GGUF files. Files are written with the first rule of a role.
 pub const GGUF_NAMES: &[NameRule] = &[
     top(Role::Embed, "token_embd.weight"),
+    top(Role::Patches, "v.patch_embd.weight"),
+    top(Role::PatchBias, "v.patch_embd.bias"),
+    top(Role::FirstRow, "v.class_embd"),
     top(Role::RopeDivisors, "rope_freqs.weight"),
     top(Role::RopeShort, "rope_factors_short.weight"),
     top(Role::RopeLong, "rope_factors_long.weight"),

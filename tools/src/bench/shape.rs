@@ -363,6 +363,7 @@ impl Shape {
             layer_inputs: None,
             positions: None,
             encoder: None,
+            image: None,
             layers: (0..self.layers).map(layer).collect(),
             final_norm: Some(norm),
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },

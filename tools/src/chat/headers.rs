@@ -38,6 +38,7 @@ impl Headers {
         let name = open::name(model);
         let (loaded, language, of_text) = waiting::during("reading headers and vocabulary", None, || {
             let loaded = open::load(model)?;
+            open::has_text(&loaded, &name)?;
             let (language, notices) = language(&loaded, &name, with_template)?;
             anyhow::Ok((loaded, language, notices))
         })?;
@@ -51,6 +52,7 @@ impl Headers {
     /// # Errors
     /// As [`Self::read`].
     pub fn check(loaded: &LoadedModel, name: &str) -> anyhow::Result<()> {
+        open::has_text(loaded, name)?;
         language(loaded, name, true).map(drop)
     }
 
@@ -67,6 +69,7 @@ impl Headers {
             Purpose::Gaps => {
                 "it fills gaps: moelten run MODEL -p \"The <extra_id_0> walks in <extra_id_1> park\""
             }
+            Purpose::Images => "it tells what is on an image: moelten run MODEL --image cat.png",
             Purpose::TextToText => {
                 "it turns one text into another: moelten run MODEL -p \"summarize: A text.\", or fills gaps \
                  that are written <extra_id_0>, <extra_id_1> and so on"

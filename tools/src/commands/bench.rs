@@ -229,6 +229,7 @@ fn subject(args: &BenchArgs, most: usize) -> anyhow::Result<Subject> {
         });
     }
     let loaded = open::load(args.model.as_deref())?;
+    open::has_text(&loaded, &open::name(args.model.as_deref()))?;
     open::mention(&loaded.notices);
     let tokens = match &args.text {
         None => None,

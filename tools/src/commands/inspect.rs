@@ -145,7 +145,7 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let last = spec.final_norm.map_or_else(|| "no norm".to_owned(), words::norm);
     let head = words::head(&spec.head);
     writeln!(out, "  embedding times {}, at the end {last}, {head}", spec.embed_scale)?;
-    if let Some(encoder) = &spec.encoder {
+    if let Some(encoder) = spec.encoder.filter(|_| spec.image.is_none()) {
         writeln!(
             out,
             "  encoder: the first {} layers, at the end {}; the decoder is the other {} and begins with token {}",
@@ -154,6 +154,9 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
             spec.layers.len() - encoder.layers,
             encoder.start
         )?;
+    }
+    if let Some(image) = &spec.image {
+        writeln!(out, "  {}", words::image(image))?;
     }
     if spec.positions.is_some() {
         writeln!(out, "  positions: sines and cosines are added to the embedding")?;

@@ -62,6 +62,7 @@ impl LogitsArgs {
 /// Runs the command.
 pub fn run(args: LogitsArgs) -> anyhow::Result<()> {
     let loaded = open::load(Some(&args.model))?;
+    open::has_text(&loaded, &loaded.spec.name)?;
     check_source(&loaded.spec, &args.source)?;
     open::mention(&loaded.notices);
     let ids = match &args.text {

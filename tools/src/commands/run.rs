@@ -25,6 +25,7 @@ use crate::chat::prompt;
 use crate::chat::sampling::SamplingArgs;
 use crate::encdec::{self, Asked, EncoderArgs};
 use crate::exit::CommandError;
+use crate::images::{self, ImageArgs};
 use crate::names;
 use crate::open::{self, SessionArgs, kept};
 use crate::output;
@@ -73,6 +74,8 @@ pub struct RunArgs {
     // Last: what follows a heading of the help stands below it.
     #[command(flatten)]
     encoder: EncoderArgs,
+    #[command(flatten)]
+    images: ImageArgs,
 }
 
 impl RunArgs {
@@ -102,7 +105,10 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     if args.no_history {
         kept::keep_nothing();
     }
-    let text = prompt_text(&args, notes)?;
+    if args.images.given() {
+        return classify(&args);
+    }
+    let text = prompt_text(&args, notes).or_else(|error| no_text(&args, error))?;
     let system = args.system.as_deref().map(prompt::text_or_file).transpose()?;
     let mut say = |tone, line: String| notes.line(tone, &line);
     let told: Option<Tell<'_>> = if args.json { None } else { Some(&mut say) };
@@ -160,6 +166,30 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         warn_of_losses(&answer.stats, notes);
     }
     ended(&answer, notes)
+}
+
+/// Classifies images.
+fn classify(args: &RunArgs) -> anyhow::Result<()> {
+    let given = [
+        ("a prompt", args.question.is_some() || args.prompt.is_some() || args.file.is_some()),
+        ("--system", args.system.is_some()),
+        ("--prompt-cache", args.prompt_cache.is_some()),
+    ];
+    if let Some((option, _)) = given.into_iter().find(|(_, given)| *given) {
+        let problem = format!("{option} does not fit --image: a model of images has no text");
+        return Err(CommandError::Usage(problem).into());
+    }
+    let (model, compute) = (args.model.as_deref(), args.session.compute());
+    let asked = images::Classification { model, compute, json: args.json, verbose: args.verbose };
+    args.images.run(&asked, |loaded| args.encoder.apply(&mut loaded.spec))
+}
+
+/// The error of a missing prompt; of a model of images, that there is no image.
+fn no_text(args: &RunArgs, error: anyhow::Error) -> anyhow::Result<String> {
+    if let Some(path) = args.model.as_deref().filter(|path| path.is_dir()) {
+        open::has_text(&open::load(Some(path))?, &open::name(Some(path)))?;
+    }
+    Err(error)
 }
 
 /// The figures of an answer, for --verbose.

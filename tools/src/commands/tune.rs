@@ -68,6 +68,7 @@ pub fn run(args: TuneArgs) -> anyhow::Result<()> {
     let polling = Polling::begin();
     let (settings, ids, usual) = {
         let loaded = open::load(args.model.as_deref())?;
+        open::has_text(&loaded, &open::name(args.model.as_deref()))?;
         let TextSide { tokenizer, .. } = loaded.text()?;
         let ids = windows::sample_ids(&tokenizer, WARM_UP + args.tokens)?;
         let streams = streams(&args.session.plan(&loaded)?);

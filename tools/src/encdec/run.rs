@@ -216,7 +216,7 @@ impl Task {
         let tokenizer = &language.tokenizer;
         let (parts, gaps) = match self.encoder.purpose {
             Purpose::Translation => (vec![Part::Text(text.to_owned())], 0),
-            Purpose::TextToText | Purpose::Gaps => {
+            Purpose::TextToText | Purpose::Gaps | Purpose::Images => {
                 self.sentinels.split(text.trim_end_matches(['\n', '\r']))?
             }
         };

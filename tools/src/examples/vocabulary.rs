@@ -28,7 +28,7 @@ pub fn tokenizer(vocab: usize, purpose: Option<Purpose>) -> Result<Value, Comman
         return Err(CommandError::Usage(problem));
     }
     let (first, last): (&[&str], Vec<String>) = match purpose {
-        None => (&["<unk>", "<s>", END], Vec::new()),
+        None | Some(Purpose::Images) => (&["<unk>", "<s>", END], Vec::new()),
         Some(Purpose::Translation) => {
             let languages = LANGUAGES.iter().map(|&code| code.to_owned());
             (&["<s>", "<pad>", END, "<unk>"], languages.chain(["<mask>".to_owned()]).collect())

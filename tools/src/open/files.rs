@@ -19,6 +19,19 @@ pub fn load(model: Option<&Path>) -> anyhow::Result<LoadedModel> {
     })
 }
 
+/// Refuses a model of images for what only models of texts can do. `name` is the model's.
+///
+/// # Errors
+/// [`CommandError::Unsupported`], with what the model is for.
+pub fn has_text(loaded: &LoadedModel, name: &str) -> Result<(), CommandError> {
+    if loaded.spec.image.is_none() {
+        return Ok(());
+    }
+    Err(CommandError::Unsupported(format!(
+        "{name} tells what is on an image and has no text: moelten run MODEL --image cat.png"
+    )))
+}
+
 /// Refuses a model with an encoder for a command that reads one text.
 ///
 /// # Errors
@@ -28,6 +41,7 @@ pub fn decoder_alone(model: &LoadedModel, command: &str) -> Result<(), CommandEr
         return Ok(());
     }
     let name = &model.spec.name;
+    has_text(model, name)?;
     Err(CommandError::Unsupported(format!(
         "{command} reads one text, but {name} has an encoder, which answers one text with another: use moelten run"
     )))

@@ -3,8 +3,9 @@
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, CapacitySpec, CompressedSpec, ExpertGroups, ExpertLimit, HeadExpertsSpec,
-    HeadSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate, Pairing, QkNorm, RelativeSpec, Renormalise,
-    RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Second, Select, SharedExpert,
+    HeadSpec, ImagePool, ImageSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate, Pairing, QkNorm,
+    RelativeSpec, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Second, Select,
+    SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -180,11 +181,24 @@ pub fn experts(moe: &MoeSpec) -> String {
     words
 }
 
+/// What a model of images reads.
+pub fn image(image: &ImageSpec) -> String {
+    let ImageSpec { size, patch, classes, pool } = image;
+    let head = match pool {
+        ImagePool::First => "the row before the patches",
+        ImagePool::Mean => "the mean of all patches",
+    };
+    format!(
+        "images of {size} x {size} pixels in patches of {patch} x {patch}; {head} tells {classes} classes"
+    )
+}
+
 /// How many tokens of a text an expert takes.
 pub fn capacity_words(limit: ExpertLimit) -> String {
     match limit {
         ExpertLimit::Tokens(tokens) => format!("at most {tokens} tokens of a text for an expert"),
         ExpertLimit::Part(part) => format!("at most {part} of a text's tokens for an expert"),
+        ExpertLimit::Share(times) => format!("{times} times the tokens over the experts for an expert"),
         ExpertLimit::Factor(factor) => {
             format!("at most {factor} times the mean share of a text's tokens for an expert")
         }
@@ -273,8 +287,9 @@ fn choice(router: &RouterSpec) -> String {
     also(&mut words, *listed, || "experts listed by token".to_owned());
     also(&mut words, *bias, || "a bias on its logits".to_owned());
     also(&mut words, scale.to_bits() != 1.0_f32.to_bits(), || format!("weights times {scale}"));
-    if let Some(CapacitySpec { limit, .. }) = capacity {
+    if let Some(CapacitySpec { limit, prioritised, .. }) = capacity {
         also(&mut words, true, || capacity_words(*limit));
+        also(&mut words, *prioritised, || "those with the highest weights first".to_owned());
     }
     also(&mut words, *expert_scales, || "a factor for each expert".to_owned());
     words

@@ -83,18 +83,23 @@ impl Routing {
         }
     }
 
-    /// Lets every expert keep the first tokens that chose it, as many as it takes of this text: first choices
-    /// count before second ones, and tokens in their order (arXiv 2006.16668, 2101.03961). Other tokens go
-    /// past it.
+    /// Lets every expert keep the first tokens that chose it, as many as it takes of this text: first
+    /// choices count before second ones, and tokens in their order (arXiv 2006.16668, 2101.03961), or in
+    /// that of their highest weights (arXiv 2106.05974, algorithm 2). Other tokens go past it.
     pub fn limit(&mut self, spec: CapacitySpec, scale: f32, experts: usize) {
         let limit = spec.limit.of_text(self.tokens(), experts);
         let mut taken = vec![0_usize; experts];
         let mut kept = vec![false; self.ids.len()];
         let most = (0..self.tokens()).map(|token| self.token(token).0.len()).max().unwrap_or(0);
+        let mut order: Vec<usize> = (0..self.tokens()).collect();
+        if spec.prioritised {
+            let highest = |token: usize| self.token(token).1.iter().copied().fold(0.0, f32::max);
+            order.sort_by(|&a, &b| highest(b).total_cmp(&highest(a)));
+        }
         for choice in 0..most {
-            for range in self.starts.windows(2) {
-                let at = range[0] + choice;
-                if at < range[1] {
+            for &token in &order {
+                let at = self.starts[token] + choice;
+                if at < self.starts[token + 1] {
                     let taken = &mut taken[self.ids[at] as usize];
                     kept[at] = *taken < limit;
                     *taken += 1;
@@ -413,7 +418,7 @@ mod tests {
         let logits = [3.0, 2.0, 0.0, 3.0, 2.0, 0.0, 3.0, 0.0, 2.0, 2.0, 3.0, 0.0];
         let mut routing = Routing::default();
         routing.route(&spec, &[], &logits, 3, |_| true, |_| None);
-        let capacity = CapacitySpec { limit: ExpertLimit::Tokens(limit), renormalise };
+        let capacity = CapacitySpec { limit: ExpertLimit::Tokens(limit), renormalise, prioritised: false };
         routing.limit(capacity, scale, 3);
         (0..4).map(|token| (routing.token(token).0.to_vec(), routing.token(token).1.to_vec())).collect()
     }

@@ -1,18 +1,25 @@
 //! Builds attention of a model's own text, with what distances add to its scores, and attention to the text
-//! of an encoder. It must not know how weights are used.
+//! of an encoder, and what makes rows of an image. It must not know how weights are used.
 
 use std::sync::Arc;
 
-use moelten_loader::spec::{AttentionSpec, KvSource};
+use moelten_loader::spec::{AttentionSpec, ImageSpec, KvSource};
 use moelten_loader::tensors::roles::{AttentionTensors, LayerTensor, Role};
 
 use super::{Builder, OfLayer};
 use crate::error::Result;
 use crate::layers::linear::Linear;
 use crate::layers::mixer::cross::Cross;
-use crate::weights::OpWeights;
+use crate::weights::{ImageWeights, OpWeights};
 
 impl Builder<'_> {
+    /// What makes rows of an image.
+    pub(super) fn image(&self, spec: &ImageSpec) -> Result<ImageWeights> {
+        let bias = Some(self.tensors.vector(Role::PatchBias)?);
+        let first = if spec.first() > 0 { self.tensors.vector(Role::FirstRow)? } else { Vec::new() };
+        Ok(ImageWeights { patches: Linear { weight: self.tensors.get(Role::Patches), bias }, first })
+    }
+
     /// Attention of layer `layer`.
     pub(super) fn attention(
         &mut self,

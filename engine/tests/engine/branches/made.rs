@@ -210,6 +210,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         layer_inputs: None,
         positions: None,
         encoder: None,
+        image: None,
         layers,
         final_norm: Some(NormSpec::Rms { eps: 1e-5 }),
         head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },

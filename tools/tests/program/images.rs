@@ -1,0 +1,196 @@
+//! Models of images from end to end: classes of PNG files, and what is refused.
+
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::common::{Outcome, moelten, run};
+
+/// The example, and a folder for images.
+fn example() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    run(moelten().args(["make-example", "vmoe"]).current_dir(dir.path()), b"").fine();
+    let model = dir.path().join("vmoe");
+    (dir, model)
+}
+
+/// Writes a PNG file of made pixels.
+fn image(path: &Path, (width, height): (u32, u32), color: png::ColorType, depth: png::BitDepth) -> PathBuf {
+    let mut encoder = png::Encoder::new(BufWriter::new(File::create(path).unwrap()), width, height);
+    encoder.set_color(color);
+    encoder.set_depth(depth);
+    if color == png::ColorType::Indexed {
+        encoder.set_palette((0..=255).flat_map(|at: u8| [at, 255 - at, at / 2]).collect::<Vec<u8>>());
+    }
+    let row = (color.samples() * depth as usize * width as usize).div_ceil(8);
+    let data: Vec<u8> = (0..row * height as usize).map(|at| (at * at / 7 % 253) as u8).collect();
+    encoder.write_header().unwrap().write_image_data(&data).unwrap();
+    path.to_owned()
+}
+
+fn rgb(path: &Path, size: (u32, u32)) -> PathBuf {
+    image(path, size, png::ColorType::Rgb, png::BitDepth::Eight)
+}
+
+fn ask(model: &Path, images: &[&Path], options: &[&str]) -> Outcome {
+    let mut command = moelten();
+    command.arg("run").arg(model).args(options);
+    images.iter().for_each(|image| {
+        command.arg("--image").arg(image);
+    });
+    run(&mut command, b"")
+}
+
+#[test]
+fn classes_are_named_with_their_shares() {
+    let (dir, model) = example();
+    let (cat, dog) = (rgb(&dir.path().join("cat.png"), (40, 30)), rgb(&dir.path().join("dog.png"), (17, 64)));
+    let one = ask(&model, &[&cat], &[]).fine();
+    assert_eq!(one.text().lines().count(), 5, "{one:?}");
+    let names = ["cat", "dog", "horse", "tree", "house", "ship"];
+    let shares = one.text().lines().map(|line| {
+        let (share, name) = line.split_once(" %  ").unwrap();
+        assert!(names.contains(&name), "{line}");
+        share.trim().parse::<f64>().unwrap()
+    });
+    let shares: Vec<f64> = shares.collect();
+    assert!(shares.is_sorted_by(|a, b| a >= b) && shares.iter().sum::<f64>() <= 100.5, "{shares:?}");
+    assert!(one.err.contains("capacity: 2 times the tokens over the experts"), "{one:?}");
+    assert!(!one.err.contains("unknown"), "{one:?}");
+    // Experts that are read from the file give the same, and so does any number of threads.
+    assert_eq!(ask(&model, &[&cat], &["--ram", "min"]).fine().text(), one.text());
+    assert_eq!(ask(&model, &[&cat], &["--threads", "3"]).fine().text(), one.text());
+    let both: Value = serde_json::from_str(ask(&model, &[&cat, &dog], &["--json"]).fine().text()).unwrap();
+    let of = |image: usize| both["images"][image]["classes"].as_array().unwrap().clone();
+    assert_eq!((of(0).len(), of(1).len()), (5, 5));
+    assert!(both["images"][1]["file"].as_str().unwrap().ends_with("dog.png"));
+    assert!(of(0)[0]["share"].as_f64() >= of(0)[1]["share"].as_f64());
+    // Without a limit on experts no image depends on another.
+    let free = |images: &[&Path]| ask(&model, images, &["--capacity", "none"]).fine().text().to_owned();
+    let (together, apart) = (free(&[&cat, &dog]), [free(&[&cat]), free(&[&dog])]);
+    let [first, second] = [&cat, &dog].map(|path| path.display().to_string());
+    assert_eq!(together, format!("{first}\n{}{second}\n{}", apart[0], apart[1]));
+}
+
+#[test]
+fn every_kind_of_png_is_read() {
+    use png::BitDepth::{Eight, Four, One, Sixteen};
+    use png::ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
+    let (dir, model) = example();
+    let kinds =
+        [(Grayscale, One), (Grayscale, Sixteen), (GrayscaleAlpha, Eight), (Indexed, Four), (Indexed, Eight)];
+    for (color, depth) in kinds.into_iter().chain([(Rgb, Sixteen), (Rgba, Eight), (Rgba, Sixteen)]) {
+        let path = image(&dir.path().join("a.png"), (33, 65), color, depth);
+        ask(&model, &[&path], &[]).fine();
+    }
+}
+
+#[test]
+fn what_has_no_text_or_no_image_is_said() {
+    let (dir, model) = example();
+    let cat = rgb(&dir.path().join("cat.png"), (8, 8));
+    for options in [&[][..], &["-p", "What is it?"], &["--no-template", "-p", "What?"]] {
+        let refused = ask(&model, &[], options).refused(4, "E-SUP-02");
+        assert!(refused.err.contains("--image cat.png"), "{refused:?}");
+    }
+    for command in ["chat", "fit", "bench", "ppl", "imatrix"] {
+        let mut words = moelten();
+        words.arg(command).arg(&model);
+        match command {
+            "ppl" => words.arg("--text").arg(&cat),
+            "imatrix" => words.arg("--text").arg(&cat).arg("--out").arg(dir.path().join("sums")),
+            _ => &mut words,
+        };
+        let refused = run(&mut words, b"").refused(4, "E-SUP-02");
+        assert!(refused.err.contains("--image cat.png"), "{command}: {refused:?}");
+    }
+    let quantize = run(moelten().arg("quantize").arg(&model).arg(dir.path().join("a.gguf")), b"");
+    assert!(quantize.refused(4, "E-SUP-01").err.contains("run from their folders"));
+    let inspected = run(moelten().arg("inspect").arg(&model), b"").fine();
+    assert!(inspected.text().contains("images of 32 x 32 pixels in patches of 8 x 8"), "{inspected:?}");
+    assert!(inspected.text().contains("those with the highest weights first"), "{inspected:?}");
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden/mixtral");
+    assert!(ask(&text, &[&cat], &[]).refused(2, "E-ARG-01").err.contains("reads text"));
+    assert!(ask(&model, &[&cat], &["-p", "What?"]).refused(2, "E-ARG-01").err.contains("a prompt"));
+}
+
+#[test]
+fn damaged_and_other_files_are_named() {
+    let (dir, model) = example();
+    let at = |name: &str| dir.path().join(name);
+    let whole = fs::read(rgb(&at("whole.png"), (40, 30))).unwrap();
+    let with = |name: &str, bytes: &[u8]| {
+        fs::write(at(name), bytes).unwrap();
+        at(name)
+    };
+    let refused = |path: PathBuf, exit: i32, code: &str, words: &str| {
+        let refused = ask(&model, &[&path], &[]).refused(exit, code);
+        assert!(refused.err.contains(words), "{path:?}: {refused:?}");
+    };
+    refused(at("absent.png"), 6, "E-IO-01", "absent.png");
+    refused(with("text.png", b"a cat"), 3, "E-FILE-02", "cannot be decoded");
+    refused(with("empty.png", b""), 3, "E-FILE-02", "ends early");
+    refused(with("cut.png", &whole[..whole.len() / 2]), 3, "E-FILE-02", "ends early");
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    refused(with("flipped.png", &flipped), 3, "E-FILE-02", "cannot be decoded");
+    refused(with("a.jpg", b"\xFF\xD8\xFF\xE0 a picture"), 4, "E-SUP-01", "save it as PNG");
+    // The header with other numbers, and the checksum that fits them.
+    let header = |width: u32, height: u32, interlaced: u8| {
+        let mut bytes = whole.clone();
+        bytes[16..20].copy_from_slice(&width.to_be_bytes());
+        bytes[20..24].copy_from_slice(&height.to_be_bytes());
+        bytes[28] = interlaced;
+        let sum = crc(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    };
+    refused(with("wide.png", &header(100_000, 10, 0)), 3, "E-FILE-02", "width: is 100000");
+    refused(with("huge.png", &header(60_000, 60_000, 0)), 3, "E-FILE-02", "number of pixels");
+    refused(with("woven.png", &header(40, 30, 1)), 4, "E-SUP-01", "without interlacing");
+    refused(with("none.png", &header(0, 30, 0)), 3, "E-FILE-02", "");
+    let settings = model.join("preprocessor_config.json");
+    for (text, exit, code, words) in [
+        (r#"{"size": 64}"#, 3, "E-FILE-02", "64 x 64"),
+        (r#"{"resample": 3}"#, 4, "E-SUP-01", "bilinear"),
+        (r#"{"image_std": [0.5, 0.0, 0.5]}"#, 3, "E-FILE-02", "image_std"),
+        (r#"{"do_resize": false}"#, 3, "E-FILE-02", "40 x 30"),
+    ] {
+        fs::write(&settings, text).unwrap();
+        refused(at("whole.png"), exit, code, words);
+    }
+    fs::remove_file(&settings).unwrap();
+    refused(at("whole.png"), 3, "E-FILE-02", "preprocessor_config.json");
+}
+
+/// The checksum of PNG chunks.
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |crc: u32, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+/// An image of very many pixels in a small file takes no more memory than a small one.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_follow_from_the_file() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+
+    use crate::common::finish;
+    use crate::common::peak::Peak;
+
+    let (dir, model) = example();
+    let path =
+        image(&dir.path().join("large.png"), (65_000, 2_000), png::ColorType::Rgb, png::BitDepth::Eight);
+    let mut command = moelten();
+    command.arg("run").arg(&model).arg("--image").arg(&path).args(["--ram", "80M"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+    let peak = Peak::of(&child, Duration::from_millis(5));
+    finish(child, Instant::now()).fine();
+    let bytes = peak.bytes();
+    println!("{} MB at most, for 130 million pixels", bytes / 1_000_000);
+    assert!(bytes <= (80 << 20) + (64 << 20), "{bytes} bytes");
+}
