@@ -7,6 +7,7 @@ use moelten_engine::{KvFormat, Model};
 use moelten_loader::container::safetensors::SafeTensors;
 use moelten_loader::load::load;
 use moelten_loader::rule::ExpertRule;
+use moelten_loader::spec::{CapacitySpec, ExpertLimit, Op};
 
 use crate::common::{How, distance, folder, golden, logits, session, spread, stepwise, whole};
 
@@ -77,4 +78,30 @@ fn rules_that_do_not_fit_are_refused() {
         assert!(error.contains(message), "{family}, {rule}: {error}");
         assert_eq!(loaded.spec, before, "a refused rule changes nothing");
     }
+}
+
+/// GShard's whole layer by its algorithm: parts of both weights, the draw of the second expert, and a
+/// capacity that first choices fill before second ones. The host's sigmoid is left out.
+#[test]
+fn the_layer_of_gshard_gives_what_its_algorithm_gives() {
+    let mut loaded = load(&folder("gshard")).unwrap();
+    loaded.spec.choose_experts(&"two:chance:7".parse::<ExpertRule>().unwrap()).unwrap();
+    for branch in loaded.spec.layers.iter_mut().flat_map(|layer| &mut layer.branches) {
+        let Op::Moe(moe) = &mut branch.op else { continue };
+        let limit = ExpertLimit::Factor(2);
+        moe.router.capacity = Some(CapacitySpec { limit, renormalise: false, prioritised: false });
+        moe.squashed = false;
+    }
+    let file = SafeTensors::open(&folder("gshard").join("golden.safetensors")).unwrap();
+    let ids: Vec<u32> = file.i32s("input_ids").unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect();
+    let kept: Vec<u32> =
+        file.i32s("router.0").unwrap().1.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+    let expected = file.f32s("logits").unwrap().1;
+    let how = How::default();
+    let model = Model::new(&how.runtime(), loaded.spec, loaded.tensors, &how.options()).unwrap();
+    let (got, routes) = logits(&mut session(&Arc::new(model), KvFormat::F32), &ids);
+    assert_eq!(routes.0[0].1, kept);
+    let error = distance(&got, &expected) / spread(&expected);
+    println!("GShard: worst logit error {error:.1e} of the spread");
+    assert!(error <= 1e-4, "{error}");
 }
