@@ -4,6 +4,8 @@
 use std::ffi::OsStr;
 use std::io::Write;
 
+pub mod scripts;
+
 /// Under this variable a test that cannot run is a failed test. `.ci/run` sets it.
 pub const ALL_TESTS: &str = "MOELTEN_ALL_TESTS";
 

@@ -1,5 +1,6 @@
 //! Texts of all scripts, and all colour depths: what is drawn is the same, fits, and leaves nothing behind.
 
+use moelten_testing::scripts::TEXTS;
 use ratatui::buffer::Buffer;
 use ratatui::style::Color;
 use unicode_segmentation::UnicodeSegmentation;
@@ -8,18 +9,12 @@ use unicode_width::UnicodeWidthStr;
 use super::*;
 use crate::markdown::theme::{ColourDepth, ColourScheme};
 
-/// Emoji with joiners, flags, skin colours, Devanagari, Thai, Hebrew, Arabic, combining marks, wide
-/// characters.
-const TEXTS: [&str; 8] = [
-    "family \u{1f469}\u{200d}\u{1f469}\u{200d}\u{1f467} flags \u{1f1e9}\u{1f1ea}\u{1f1ef}\u{1f1f5} wave \u{1f44b}\u{1f3fd} heart \u{2764}\u{fe0f}",
-    "\u{928}\u{92e}\u{938}\u{94d}\u{924}\u{947} \u{926}\u{941}\u{928}\u{93f}\u{92f}\u{93e}",
-    "\u{e2a}\u{e27}\u{e31}\u{e2a}\u{e14}\u{e35}\u{e0a}\u{e32}\u{e27}\u{e42}\u{e25}\u{e01}",
-    "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{5e2}\u{5d5}\u{5dc}\u{5dd} 123",
-    "\u{645}\u{631}\u{62d}\u{628}\u{627} \u{628}\u{627}\u{644}\u{639}\u{627}\u{644}\u{645}",
-    "e\u{301}a\u{308} Z\u{351}\u{36b}\u{343} n\u{303}",
-    "\u{4e16}\u{754c} \u{d55c}\u{ad6d}\u{c5b4} \u{ff21}\u{ff22}",
-    "a\u{200b}b \u{2067}x\u{2069} \u{feff}y",
-];
+/// Characters without a width, and marks of a direction.
+const INVISIBLE: &str = "a\u{200b}b \u{2067}x\u{2069} \u{feff}y";
+
+fn all_texts() -> impl Iterator<Item = &'static str> {
+    TEXTS.into_iter().chain([INVISIBLE])
+}
 
 fn buffer(person: &mut Person, columns: u16, rows: u16) -> Buffer {
     let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
@@ -45,7 +40,7 @@ fn texts(buffer: &Buffer) -> Vec<String> {
 #[test]
 fn graphemes_of_all_scripts_stay_whole_and_within_their_rows() {
     let mut person = Person::new();
-    for text in TEXTS {
+    for text in all_texts() {
         person.turn(text, &format!("- {text}\n\n| {text} | x |\n|---|---|\n| `{text}` | **{text}** |\n"));
     }
     for columns in [12, 40, 80, 120] {
@@ -67,7 +62,7 @@ fn graphemes_of_all_scripts_stay_whole_and_within_their_rows() {
 #[test]
 fn nothing_of_them_is_left_behind() {
     let mut person = Person::new();
-    for text in TEXTS {
+    for text in all_texts() {
         person.turn(text, &format!("{text} {text} {text}"));
     }
     let mut terminal = Terminal::new(TestBackend::new(60, 20)).unwrap();
@@ -83,7 +78,8 @@ fn nothing_of_them_is_left_behind() {
     person.enter("/clear");
     terminal.draw(|frame| person.screen.draw(frame)).unwrap();
     let rest = texts(terminal.backend().buffer()).concat();
-    for grapheme in TEXTS.concat().graphemes(true).filter(|grapheme| !grapheme.is_ascii()) {
+    for grapheme in all_texts().flat_map(|text| text.graphemes(true)).filter(|grapheme| !grapheme.is_ascii())
+    {
         assert!(!rest.contains(grapheme), "{grapheme:?} is left in\n{rest}");
     }
 }
