@@ -1,6 +1,7 @@
 //! `moelten bench`: how fast a model reads a prompt and decodes, compared with the limits of the machine,
 //! measured in the same run. It must not know how figures are printed.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use moelten_engine::offline::trace::{TraceHeader, TraceWriter, TracedBank};
@@ -12,8 +13,7 @@ use moelten_engine::{Model, PhaseStats};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_loader::text::TextSide;
-use moelten_tui::filter;
-use moelten_tui::terminal::{Notes, Tone};
+use moelten_tui::terminal::{Notes, Tone, stdout_columns};
 
 use crate::bench::beside::{Gauge, Ram};
 use crate::bench::generate::{self, Mix, Random};
@@ -24,7 +24,7 @@ use crate::bench::shape::{self, FoundShape};
 use crate::exit::{self, CommandError};
 use crate::open::{self, ComputeArgs};
 use crate::output;
-use crate::report::bench::BenchReport;
+use crate::report::bench::{BenchReport, heading};
 use crate::report::earlier::{self, Machine, ModelKey, Pace};
 use crate::report::page;
 use crate::report::windows;
@@ -36,7 +36,7 @@ use crate::signals::Polling;
 /// units are measured in the same run, with the same threads.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M [default: the built-in model]
     #[arg(conflicts_with = "shape")]
     model: Option<PathBuf>,
     /// Tokens of the prompt, 0 for none
@@ -56,7 +56,7 @@ pub struct BenchArgs {
     text: Option<PathBuf>,
     /// Generated weights of a named shape: qwen3-30b-a3b, mixtral-8x7b, olmoe, gpt-oss-20b, mixtral-mini,
     /// qwen3-half, qwen3.5-35b-a3b, glm-4.7-flash, lfm2-8b-a1b, gemma-4-26b-a4b, nemotron-3-nano,
-    /// or FILE.toml, or a model's config.json
+    /// switch-base-8, switch-base-128, nllb-moe-54b, or FILE.toml, or a model's config.json
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
     /// Number of layers of the shape [default: all of them]
@@ -116,12 +116,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let key = subject.generated.is_none().then(|| ModelKey::of(&subject.tensors));
     let model = args.compute.model(&runtime, subject.spec, subject.tensors, session(work), 0)?;
     let kernels = runtime.kernels();
-    let notes = Notes::detect();
-    let say = |text: &str| notes.line(Tone::Dim, &filter::clean(text));
-    say(&format!("{}: {}; {}", subject.name, runtime.pool().plan(), runtime.isa()));
-    if let Some(approximated) = &subject.approximated {
-        say(&format!("note: {approximated}"));
-    }
+    let heading = heading(&subject.name, subject.generated.as_deref(), &model, work);
+    let begun = begin_output(&args, &heading, subject.approximated.as_deref())?;
     let polling = Polling::begin();
     // The buffer has to fit into the budget beside what the process owns.
     let room = plan.budget.saturating_sub(memory::owned_bytes().unwrap_or(0));
@@ -160,10 +156,28 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     };
     if args.json {
         output::answer(&report.json())?;
+    } else if begun {
+        page::print(&report.figures())?;
     } else {
-        page::print(&report.text())?;
+        page::print(&format!("{heading}{}", report.figures()))?;
     }
     Ok(())
+}
+
+/// Says what is measured before that takes its time: on a terminal the report begins with it, and elsewhere
+/// it is a note. Returns whether the report has begun.
+fn begin_output(args: &BenchArgs, heading: &str, approximated: Option<&str>) -> io::Result<bool> {
+    let begins = !args.json && stdout_columns().is_some();
+    let notes = Notes::detect();
+    if begins {
+        page::print(heading)?;
+    } else {
+        heading.lines().for_each(|line| notes.line(Tone::Dim, line));
+    }
+    if let Some(approximated) = approximated {
+        notes.line(Tone::Dim, &format!("note: {approximated}"));
+    }
+    Ok(begins)
 }
 
 /// Keeps what forecasts need of decode, unless too few tokens were decoded, a GPU computed a part, or the

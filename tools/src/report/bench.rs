@@ -221,19 +221,10 @@ impl BenchReport<'_> {
         }
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    /// For people, below [`heading`].
+    pub fn figures(&self) -> String {
         let work = self.work;
-        let mut lines = vec![match self.generated {
-            Some(format) => format!("{}, generated weights, {format}", self.name),
-            None => self.name.to_owned(),
-        }];
-        lines.push(format!(
-            "{}; {}; KV {}",
-            self.model.runtime().pool().plan(),
-            self.model.runtime().isa(),
-            work.kv.name()
-        ));
+        let mut lines = Vec::new();
         if let Some(prefill) = &self.measured.prefill {
             let operations = prefill.operations_per_token / 1e12;
             lines.push(format!(
@@ -307,6 +298,13 @@ fn prefill_json(prefill: &Prefill, work: Work) -> Value {
         "int8_tops": tops,
         "share_of_int8": prefill.int8.shares(prefill.operations_per_token / 1e12).median,
     })
+}
+
+/// The first lines for people, which are known before anything is measured.
+pub fn heading(name: &str, generated: Option<&str>, model: &Model, work: Work) -> String {
+    let weights = generated.map_or_else(String::new, |format| format!(", generated weights, {format}"));
+    let runtime = model.runtime();
+    format!("{name}{weights}\n{}; {}; KV {}\n", runtime.pool().plan(), runtime.isa(), work.kv.name())
 }
 
 /// Median, slowest and fastest, aligned.

@@ -63,6 +63,17 @@ fn bench_prints_the_object_that_other_programs_rely_on() {
     assert!((share / positive(&object, "/decode/share_of_ram") - 1.0).abs() < 1e-9);
 }
 
+/// In a pipe the report is whole, and what is measured is also a note, because that takes its time.
+#[test]
+fn bench_reports_in_a_pipe() {
+    let outcome = args(["bench"].into_iter().chain(TINY)).fine();
+    let heading: Vec<&str> = outcome.text().lines().take(2).collect();
+    assert_eq!(heading[0], "tiny-tales (built in)");
+    assert!(heading[1].starts_with("1 thread, ") && heading[1].ends_with("; KV f16"), "{outcome:?}");
+    assert!(outcome.text().contains("\ndecode "), "{outcome:?}");
+    assert!(outcome.err.contains(heading[1]), "{outcome:?}");
+}
+
 #[test]
 fn bench_counts_what_a_token_touches() {
     // OLMoE in Q4_0, one layer: four square matrices of 2048, eight experts of three 2048 x 1024, the head in

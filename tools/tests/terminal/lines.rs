@@ -187,3 +187,15 @@ fn f20_plain_and_small_terminals() {
         assert_eq!(std::fs::read_to_string(terminal.file("rc")).unwrap(), "rc=0\n", "{columns}x{rows}");
     }
 }
+
+/// The report begins before the measurement, with what is measured. It is not said a second time.
+#[test]
+fn bench_says_once_what_it_measures() {
+    let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
+    terminal.enter("clear; $M bench --prefill 8 --decode 2 --repeat 1; echo rc=$?");
+    terminal.wait("rc=0", 1);
+    let screen = terminal.screen();
+    for part in ["tiny-tales (built in)\n", "KV f16\n", "decode ", "memory "] {
+        assert_eq!(screen.matches(part).count(), 1, "{part:?} in\n{screen}");
+    }
+}
