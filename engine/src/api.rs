@@ -144,6 +144,8 @@ pub struct CacheUse {
     pub stall: Duration,
     /// Reads that succeeded only when they were repeated.
     pub retries: u64,
+    /// Experts that made room for others.
+    pub evicted: u64,
     /// Experts that routers chose in requests for which a prediction existed.
     pub chosen: u64,
     /// Experts among [`Self::chosen`] that had been predicted.

@@ -18,6 +18,8 @@ pub struct StoreStats {
     pub busy: Duration,
     /// Reads that succeeded only when they were repeated.
     pub retries: u64,
+    /// Experts that made room for others, in the cache or under memory pressure.
+    pub evicted: u64,
     /// Slots whose memory was touched while nothing was computed, so that reads find it mapped.
     pub touched: u64,
     /// Predictions and prefetches, by bank.
@@ -121,6 +123,7 @@ impl StoreStats {
             reads: self.reads - before.reads,
             busy: self.busy.saturating_sub(before.busy),
             retries: self.retries - before.retries,
+            evicted: self.evicted - before.evicted,
             touched: self.touched - before.touched,
             prefetch: prefetch.collect(),
         }

@@ -70,9 +70,10 @@ impl Streamed {
         true
     }
 
-    /// Tells the source which experts were evicted.
+    /// Counts the experts that were evicted, and tells the source which they were.
     pub fn notify_evicted(&self, shared: &mut Queues) {
         for (bank, expert) in shared.cache.drain_evicted() {
+            shared.stats.evicted += 1;
             self.readers.source().evicted(&self.tensors, bank as usize, expert);
         }
     }

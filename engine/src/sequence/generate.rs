@@ -200,6 +200,7 @@ fn cache_use(stats: &StoreStats) -> CacheUse {
         reading: stats.busy,
         stall: stats.decode.stall + stats.prefill.stall,
         retries: stats.retries,
+        evicted: stats.evicted,
         chosen: prefetch.chosen,
         predicted: prefetch.predicted,
         prefetched: prefetch.read,

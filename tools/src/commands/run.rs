@@ -38,7 +38,8 @@ use crate::signals::Polling;
 /// prompt.
 #[derive(Debug, clap::Args)]
 pub struct RunArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M [default: `model` of `moelten config`, or
+    /// the built-in model]
     pub model: Option<PathBuf>,
     /// Text to answer
     #[arg(value_name = "QUESTION", conflicts_with_all = ["prompt", "file"])]
@@ -452,6 +453,7 @@ fn cache_numbers(cache: &CacheStats, memory: &MemoryUse) -> Value {
             "read_gb_per_s": part.read_gb_per_s(),
             "stall_s": part.stall.as_secs_f64(),
             "retries": part.retries,
+            "evicted": part.evicted,
             "prefetch_recall": part.prefetch_recall(),
             "prefetched": part.prefetched,
             "prefetched_used": part.prefetched_used,

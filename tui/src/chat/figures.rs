@@ -110,10 +110,12 @@ fn streamed_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     let read = stats.prompt_tokens - stats.cached_tokens;
     // The first token is sampled from the prompt's logits.
     let written = stats.generated_tokens.saturating_sub(1);
-    let mut rows: Vec<_> = [("cache, prompt", cache.prompt, read), ("cache, answer", cache.answer, written)]
-        .into_iter()
-        .filter_map(|(name, used, tokens)| Some((name, cache_use(&used, tokens)?)))
-        .collect();
+    let phases = [
+        ("cache, prompt", cache.prompt, read, stats.prompt_time),
+        ("cache, answer", cache.answer, written, stats.generate_time),
+    ];
+    let row = |(name, used, tokens, time)| Some((name, cache_use(&used, tokens, time)?));
+    let mut rows: Vec<_> = phases.into_iter().filter_map(row).collect();
     if let Some(guesses) = prefetch(&cache.answer).or_else(|| prefetch(&cache.prompt)) {
         rows.push(("prefetch", guesses));
     }
@@ -124,12 +126,20 @@ fn streamed_rows(stats: &GenerateStats) -> Vec<(&'static str, String)> {
     rows
 }
 
-fn cache_use(used: &CacheUse, tokens: usize) -> Option<String> {
-    let hits = used.hit_rate()?;
-    let per_token = bytes(used.read_bytes / tokens.max(1) as u64);
+/// What the cache did for `tokens` tokens, which took `time`.
+fn cache_use(used: &CacheUse, tokens: usize, time: Duration) -> Option<String> {
+    let hits = percent(used.hit_rate()?);
+    let (read, per_token) = (bytes(used.read_bytes), bytes(used.read_bytes / tokens.max(1) as u64));
     let speed = used.read_gb_per_s().map_or_else(String::new, |speed| format!(" at {speed:.2} GB/s"));
     let stall = used.stall.as_secs_f64();
-    Some(format!("{} hits; {per_token} read per token{speed}; stalled {stall:.2} s", percent(hits)))
+    let share = match time.as_secs_f64() {
+        0.0 => String::new(),
+        time => format!(", {} of the time", percent((stall / time).min(1.0))),
+    };
+    let evicted = count(used.evicted);
+    Some(format!(
+        "{hits} hits; {read} read{speed}, {per_token} per token; {evicted} evicted; stalled {stall:.2} s{share}"
+    ))
 }
 
 fn prefetch(used: &CacheUse) -> Option<String> {
@@ -218,6 +228,7 @@ mod tests {
             reading: Duration::from_millis(20),
             stall: Duration::from_millis(500),
             retries: 2,
+            evicted: 1234,
             chosen: 10,
             predicted: 8,
             prefetched: 4,
@@ -231,11 +242,14 @@ mod tests {
             budget_bytes: 50 << 20,
         };
         let cache = Some(CacheStats { answer, ..CacheStats::default() });
-        let stats = GenerateStats { generated_tokens: 11, cache, memory, ..GenerateStats::default() };
+        let (generated_tokens, generate_time) = (11, Duration::from_secs(2));
+        let stats =
+            GenerateStats { generated_tokens, generate_time, cache, memory, ..GenerateStats::default() };
         let text: Vec<_> =
             cache_rows(&stats).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let expected = [
-            "cache, answer: 75.0 % hits; 3 MiB read per token at 1.57 GB/s; stalled 0.50 s",
+            "cache, answer: 75.0 % hits; 30 MiB read at 1.57 GB/s, 3 MiB per token; 1,234 evicted; stalled 0.50 s, 25.0 % of \
+             the time",
             "prefetch: 80.0 % of the next layer's experts predicted; 4 prefetched, 75.0 % of them used",
             "disk: 2 reads succeeded only when retried",
             "memory: 40 MiB owned of a budget of 50 MiB; expert cache 1 MiB; `top` shows 100 MiB: 60 MiB of mapped files \
