@@ -17,6 +17,7 @@ pub mod progress;
 pub mod quantize_plan;
 pub mod suggestion_words;
 pub mod type_choice;
+pub mod type_table;
 pub mod vram;
 pub mod waiting;
 pub mod windows;

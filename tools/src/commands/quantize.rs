@@ -26,6 +26,8 @@ use crate::report::page;
 use crate::report::progress::{Progress, Unit, bytes};
 use crate::report::quantize_plan::{QuantizePlan, free_bytes};
 use crate::report::type_choice::{self, Choice, Goal, Rules};
+use crate::report::type_table::TypeTable;
+use crate::report::waiting;
 use crate::signals::Polling;
 
 /// Convert a model folder or GGUF file to another weight type or layout
@@ -34,10 +36,14 @@ use crate::signals::Polling;
 /// is full, the same command resumes.
 #[derive(Debug, clap::Args)]
 pub struct QuantizeArgs {
-    /// Model folder or GGUF file
+    /// Model folder, GGUF file, or name on the Hugging Face hub such as user/repo
     source: PathBuf,
     /// GGUF file to write; it gets this name only when it is complete
-    target: PathBuf,
+    #[arg(required_unless_present = "types")]
+    target: Option<PathBuf>,
+    /// Show what each weight type makes of this model: size, and whether and how fast it runs here
+    #[arg(long, conflicts_with_all = ["chosen", "target", "dry_run"])]
+    types: bool,
     /// Weight type of the matrices; norms, biases and routers stay exact [default for a GGUF source:
     /// unchanged]
     #[arg(long = "type", value_name = "TYPE", group = "chosen")]
@@ -54,7 +60,7 @@ pub struct QuantizeArgs {
     /// Layout of the experts
     #[arg(long, value_name = "LAYOUT", default_value = "standard")]
     layout: LayoutArg,
-    /// Weight errors by an importance file from `moelten imatrix`
+    /// Weigh errors by an importance file from `moelten imatrix`
     #[arg(long, value_name = "FILE", requires = "chosen")]
     imatrix: Option<PathBuf>,
     /// Allow a source that is already quantised; the errors add up
@@ -143,6 +149,11 @@ pub fn run(mut args: QuantizeArgs) -> anyhow::Result<()> {
     let model = open::load(Some(&args.source))?;
     open::mention(&model.notices);
     warn_of_refusal(&args.source, &model);
+    let out = Output { json: args.json || !io::stdout().is_terminal(), notes: Notes::detect() };
+    if args.types {
+        return out
+            .types(&waiting::during("planning every type", None, || TypeTable::new(&model, args.rules()))?);
+    }
     args.choose_type(&model)?;
     let types = args.types(&model)?;
     let choose = types.as_ref().map(|types| |role: Role| types.format(role));
@@ -171,19 +182,18 @@ pub fn run(mut args: QuantizeArgs) -> anyhow::Result<()> {
     }
     let threads = args.threads.map_or(Work::default().threads, usize::from);
     let work = Work { threads, memory: args.spare(threads)? };
-    let out = Output { json: args.json || !io::stdout().is_terminal(), notes: Notes::detect() };
-    conversion.check_target(&args.target)?;
+    conversion.check_target(args.target())?;
     if args.dry_run {
         let memory = memory::owned_bytes().unwrap_or(0) + Conversion::memory(work);
-        let plan = QuantizePlan::new(&model, &conversion, &args.target, work.threads, memory)?;
+        let plan = QuantizePlan::new(&model, &conversion, args.target(), work.threads, memory)?;
         out.plan(&plan, args.verbose.then_some(&conversion))?;
-        return check_room(&args.target, plan.size());
+        return check_room(args.target(), plan.size());
     }
-    check_room(&args.target, conversion.layout(&args.target)?.file_len())?;
+    check_room(args.target(), conversion.layout(args.target())?.file_len())?;
     args.may_replace(out.notes)?;
-    if !write(&conversion, &args.target, work, out)? {
-        let partial = args.target.display();
-        if let Some(left) = leftover(&args.target) {
+    if !write(&conversion, args.target(), work, out)? {
+        let partial = args.target().display();
+        if let Some(left) = leftover(args.target()) {
             let line = format!(
                 "stopped; rerun the same command to resume, or delete {partial}.partial ({}) and its journal",
                 bytes(left)
@@ -193,10 +203,10 @@ pub fn run(mut args: QuantizeArgs) -> anyhow::Result<()> {
         return Err(CommandError::Stopped.into());
     }
     let about = args.about();
-    let size = std::fs::metadata(&args.target)?.len();
-    let line = format!("{}: {}, {} ({about})", args.target.display(), model.spec.name, bytes(size));
+    let size = std::fs::metadata(args.target())?.len();
+    let line = format!("{}: {}, {} ({about})", args.target().display(), model.spec.name, bytes(size));
     out.notes.line(Tone::Plain, &line);
-    out.event(&json!({ "event": "done", "target": args.target.display().to_string(), "bytes": size }))
+    out.event(&json!({ "event": "done", "target": args.target().display().to_string(), "bytes": size }))
 }
 
 /// Says it when `run` would refuse the model: other programs may still want the file.
@@ -345,6 +355,10 @@ impl Output {
         Ok(page::print(&(plan.text() + &tensors))?)
     }
 
+    fn types(self, table: &TypeTable) -> anyhow::Result<()> {
+        if self.json { self.event(&table.json()) } else { Ok(page::print(&table.text())?) }
+    }
+
     fn event(self, event: &serde_json::Value) -> anyhow::Result<()> {
         if self.json {
             output::event(event)?;
@@ -354,6 +368,16 @@ impl Output {
 }
 
 impl QuantizeArgs {
+    /// The file to write; only `--types` has none, and writes none.
+    fn target(&self) -> &Path {
+        self.target.as_deref().unwrap_or(Path::new("model.gguf"))
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        let (layout, overrides) = (self.layout.into(), self.tensor_type.as_slice());
+        Rules { layout, overrides, allow_fallback: self.allow_fallback }
+    }
+
     /// Sets the type that --target-size or --for-ram leads to, and says which.
     fn choose_type(&mut self, model: &LoadedModel) -> anyhow::Result<()> {
         let (goal, words) = match (self.target_size, self.for_ram) {
@@ -361,9 +385,7 @@ impl QuantizeArgs {
             (None, Some(budget)) => (Goal::Ram(budget), format!("--for-ram {}", bytes(budget))),
             (None, None) => return Ok(()),
         };
-        let (layout, overrides) = (self.layout.into(), self.tensor_type.as_slice());
-        let rules = Rules { layout, overrides, allow_fallback: self.allow_fallback };
-        let Choice { mixture, bytes: size } = type_choice::choose(model, &self.target, goal, rules)?;
+        let Choice { mixture, bytes: size } = type_choice::choose(model, self.target(), goal, self.rules())?;
         self.kind = Some(Kind(mixture));
         let line = format!("{words}: {}, a file of {}; {}", mixture.name, bytes(size), mixture.about);
         Notes::detect().line(Tone::Plain, &line);
@@ -372,8 +394,8 @@ impl QuantizeArgs {
 
     /// Asks before a file is replaced, unless --force was given. Without a terminal nothing can be asked.
     fn may_replace(&self, notes: Notes) -> anyhow::Result<()> {
-        let Ok(old) = std::fs::metadata(&self.target) else { return Ok(()) };
-        let (name, size) = (self.target.display(), bytes(old.len()));
+        let Ok(old) = std::fs::metadata(self.target()) else { return Ok(()) };
+        let (name, size) = (self.target().display(), bytes(old.len()));
         if self.force {
             notes.line(Tone::Warning, &format!("replacing {name} ({size})"));
             return Ok(());
@@ -397,7 +419,8 @@ impl QuantizeArgs {
         let Some(Kind(mixture)) = self.kind else {
             if matches!(model.source, Source::Hf { .. }) {
                 let names = MIXTURES.map(|mixture| mixture.name).join(", ");
-                let problem = format!("a model folder needs a --type: {names}");
+                let problem =
+                    format!("a model folder needs a --type: {names}; --types shows what each makes of it");
                 return Err(usage(problem));
             }
             return Ok(None);

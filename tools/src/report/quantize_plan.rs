@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::open::SessionArgs;
 use crate::report::earlier;
-use crate::report::forecast::{Forecast, Speeds};
+use crate::report::forecast::{Forecast, Likely, Speeds};
 use crate::report::memory_words;
 use crate::report::progress::bytes;
 
@@ -46,13 +46,16 @@ pub struct QuantizePlan {
     pub free: Option<u64>,
     /// Speed of the source's disk, 10^9 bytes per second, or why it was not measured.
     disk: Result<f64, String>,
-    fit: Fit,
+    fit: ResultFit,
 }
 
 /// What `fit` reports for the result.
 #[derive(Debug)]
-struct Fit {
-    verdict: &'static str,
+pub struct ResultFit {
+    /// RAM, STREAM or NO.
+    pub verdict: &'static str,
+    /// Tokens per second with a full cache, if they are known.
+    pub warm: Option<Likely>,
     words: String,
 }
 
@@ -75,7 +78,7 @@ impl QuantizePlan {
     ) -> anyhow::Result<Self> {
         let session = SessionArgs::usual()?;
         let layout = conversion.layout(target)?;
-        let speeds = Speeds::probe(session.compute(), &source.tensors, PROBE, PROBE_BYTES.min(memory / 2))?;
+        let speeds = probe(&session, source, memory)?;
         let rows = rows(conversion);
         Ok(Self {
             target: target.to_owned(),
@@ -85,7 +88,7 @@ impl QuantizePlan {
             memory,
             free: free_bytes(target),
             disk: speeds.disk_gb_per_s.clone(),
-            fit: fit(&layout, &session, &speeds)?,
+            fit: ResultFit::new(&layout, &session, &speeds)?,
         })
     }
 
@@ -217,27 +220,42 @@ pub fn free_bytes(target: &Path) -> Option<u64> {
     moelten_loader::io::output::free_bytes(folder)
 }
 
-/// What `fit` reports for a file with this header: a sparse stand-in file is planned for.
-fn fit(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Result<Fit> {
-    let stand_in = StandIn::new(layout)?;
-    let model = load::load(&stand_in.0)?;
-    let plan = match session.plan(&model) {
-        Ok(plan) => plan,
-        Err(error) => return Ok(Fit { verdict: "NO", words: error.to_string() }),
-    };
-    let earlier = earlier::about(session.compute(), &model, &plan);
-    let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, &earlier, None, None);
-    let speed = match forecast.warm {
-        Some(warm) => format!("about {} when warm", memory_words::likely(warm)),
-        None => "speed unknown".to_owned(),
-    };
-    let (verdict, what) = match &plan.experts {
-        Experts::Cached(cached) if cached.share() < 1.0 => {
-            ("STREAM", format!("{:.0} % of experts cached, ", 100.0 * cached.share()))
-        }
-        _ => ("RAM", String::new()),
-    };
-    Ok(Fit { verdict, words: format!("{what}{speed}, with the {} that are free now", bytes(plan.budget)) })
+/// Measures RAM and the disk of `source`, with at most half of `memory` bytes.
+///
+/// # Errors
+/// The kernels or threads cannot be set up.
+pub fn probe(session: &SessionArgs, source: &LoadedModel, memory: u64) -> anyhow::Result<Speeds> {
+    Speeds::probe(session.compute(), &source.tensors, PROBE, PROBE_BYTES.min(memory / 2))
+}
+
+impl ResultFit {
+    /// For a file with this header: a sparse stand-in file is planned for.
+    ///
+    /// # Errors
+    /// The stand-in cannot be written or opened.
+    pub fn new(layout: &GgufPlan, session: &SessionArgs, speeds: &Speeds) -> anyhow::Result<Self> {
+        let stand_in = StandIn::new(layout)?;
+        let model = load::load(&stand_in.0)?;
+        let plan = match session.plan(&model) {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Self { verdict: "NO", warm: None, words: error.to_string() }),
+        };
+        let earlier = earlier::about(session.compute(), &model, &plan);
+        let forecast = Forecast::new(&model, &plan, session.compute().kv(), speeds, &earlier, None, None);
+        let warm = forecast.warm;
+        let speed = match warm {
+            Some(warm) => format!("about {} when warm", memory_words::likely(warm)),
+            None => "speed unknown".to_owned(),
+        };
+        let (verdict, what) = match &plan.experts {
+            Experts::Cached(cached) if cached.share() < 1.0 => {
+                ("STREAM", format!("{:.0} % of experts cached, ", 100.0 * cached.share()))
+            }
+            _ => ("RAM", String::new()),
+        };
+        let words = format!("{what}{speed}, with the {} that are free now", bytes(plan.budget));
+        Ok(Self { verdict, warm, words })
+    }
 }
 
 /// A sparse file with the header of a plan and the length of the real file. Removed when dropped.

@@ -66,6 +66,37 @@ fn a_size_chooses_the_best_type_that_fits() {
 }
 
 #[test]
+fn types_are_compared_for_this_model_and_machine() {
+    let model = builtin();
+    let line = ["quantize", model.to_str().unwrap(), "--types"];
+    // Through a pipe the table is JSON.
+    let table = |options: &[&str]| -> serde_json::Value {
+        serde_json::from_str(args([&line[..], options].concat()).fine().text()).unwrap()
+    };
+    let object = table(&["--allow-fallback"]);
+    let types = object["types"].as_array().unwrap();
+    let of = |name: &str| types.iter().find(|row| row["type"] == name).unwrap_or_else(|| panic!("{object}"));
+    let figures = |name| (of(name)["bytes"].as_u64().unwrap(), of(name)["bits_per_weight"].as_f64().unwrap());
+    let ((large, exact), (small, bits)) = (figures("f32"), figures("q4_k_m"));
+    assert!(small * 4 < large && exact == 32.0 && (4.0..7.0).contains(&bits), "{object}");
+    assert!(types.iter().all(|row| row["verdict"] == "ram" && row["about"].is_string()), "{object}");
+    // What cannot be used says why.
+    let dir = tempfile::tempdir().unwrap();
+    let narrow = dir.path().join("narrow");
+    args(["make-example", "switch", "--set", "d_kv=20", "--out", narrow.to_str().unwrap()]).fine();
+    let outcome = args(["quantize", narrow.to_str().unwrap(), "--types"]).fine();
+    let object: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
+    let problem =
+        |row: &serde_json::Value| row["problem"].as_str().is_some_and(|text| text.contains("columns"));
+    assert!(object["types"].as_array().unwrap().iter().any(problem), "{object}");
+    // A table writes no file, and a file needs a name.
+    let both = args([&line[..2], &["out.gguf", "--types"]].concat());
+    assert_eq!(both.code, Some(2), "{both:?}");
+    let neither = args([&line[..2], &["--type", "q8_0"]].concat());
+    assert!(neither.code == Some(2) && neither.err.contains("<TARGET>"), "{neither:?}");
+}
+
+#[test]
 fn a_dry_run_can_list_every_tensor() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("out.gguf");
