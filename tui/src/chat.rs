@@ -30,7 +30,7 @@ pub use event::{AttachError, ChatEffect, ChatEvent, FileEvent, OverflowChoice, O
 pub use facts::{Facts, Limits, ModelCard};
 pub use handle::FORCE_QUIT_WITHIN;
 pub use meter::CONTEXT_WARNING_PERCENT;
-pub use reports::{help, summary};
+pub use reports::{count_text, help, summary};
 pub use session_entry::SessionEntry;
 pub use sessions::{SavedModel, saved_model};
 pub use state::Chat;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moelten_loader::text::chat::Speaker;
 
-use super::event::{ChatEffect, ChatEvent, OverflowChoice, Overwrite};
+use super::event::{ChatEffect, ChatEvent, Overwrite};
 use super::reports;
 use super::state::{Busy, Chat, Interrupt, note};
 use super::tone::Tone;
@@ -57,10 +57,7 @@ impl Chat {
     }
 
     fn entered(&mut self, text: String) -> Vec<ChatEffect> {
-        if self.overflow.is_some()
-            && !self.busy()
-            && let Some(choice) = OverflowChoice::named(text.trim())
-        {
+        if let Some(choice) = self.choice(&text) {
             return self.chosen(choice);
         }
         match command::parse(&text) {

@@ -48,13 +48,30 @@ impl Chat {
         vec![ChatEffect::Ask]
     }
 
+    /// What an entry chooses, while there is a question about a full context.
+    pub(super) fn choice(&self, entry: &str) -> Option<OverflowChoice> {
+        OverflowChoice::named(entry.trim()).filter(|_| self.overflow.is_some() && !self.busy())
+    }
+
+    /// Whether an entry answers the question about a full context.
+    pub fn is_choice(&self, entry: &str) -> bool {
+        self.choice(entry).is_some()
+    }
+
     pub(super) fn chosen(&mut self, choice: OverflowChoice) -> Vec<ChatEffect> {
         if self.busy() {
             return note(Tone::Error, self.busy_text());
         }
         let Some(overflow) = self.overflow.take() else { return Vec::new() };
         match choice {
-            OverflowChoice::Stop => note(Tone::Dim, "Nothing was changed."),
+            OverflowChoice::Stop => {
+                let next = match overflow.pending {
+                    Pending::NewAnswer => "/edit changes the message, /retry sends it again",
+                    Pending::Continue => "the answer is as it was",
+                    Pending::ReplaceQuestion(_) => "Up recalls the edited message",
+                };
+                note(Tone::Dim, format!("Nothing was changed; {next}."))
+            }
             OverflowChoice::Drop => {
                 let upto = self.hidden + self.turns_to_drop(&overflow);
                 let count = upto - self.hidden;

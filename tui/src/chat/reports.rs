@@ -83,6 +83,6 @@ pub fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
 }
 
 /// `1 message`, `2 messages`: questions and answers together.
-pub(super) fn count_text(messages: usize) -> String {
+pub fn count_text(messages: usize) -> String {
     if messages == 1 { "1 message".to_owned() } else { format!("{messages} messages") }
 }

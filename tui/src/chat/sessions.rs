@@ -73,7 +73,10 @@ impl Chat {
         match self.sessions.get(number.wrapping_sub(1)) {
             Some(entry) => vec![ChatEffect::Resume { path: entry.path.clone() }],
             None if self.sessions.is_empty() => note(Tone::Error, "/sessions lists the conversations first."),
-            None => note(Tone::Error, format!("There are {} conversations.", self.sessions.len())),
+            None => note(
+                Tone::Error,
+                format!("There is no conversation {number}; /sessions lists {}.", self.sessions.len()),
+            ),
         }
     }
 

@@ -199,8 +199,12 @@ impl Screen {
         self.palette.dismiss("");
         // The message was about the text that is sent now.
         self.message = None;
-        let mut effects = vec![ScreenEffect::Remember(text.clone())];
-        self.history.add(&text);
+        let mut effects = Vec::new();
+        // The letter that answers a question is of no use later.
+        if !self.chat.is_choice(&text) {
+            effects.push(ScreenEffect::Remember(text.clone()));
+            self.history.add(&text);
+        }
         self.top = None;
         match command {
             None if self.chat.busy() => self.queue(text),

@@ -32,9 +32,12 @@ impl RateMeter {
     }
 }
 
-/// `reading prompt 3.1k/14.4k, 27 tok/s, 6 min left`.
+/// `reading prompt 3.1k/14.4k (21%), 27 tok/s, 6 min left`.
 pub fn reading(done: usize, total: usize, per_s: Option<f64>) -> String {
     let mut text = format!("reading prompt {}/{}", short(done), short(total));
+    if let Some(share) = (done * 100).checked_div(total) {
+        text.push_str(&format!(" ({share}%)"));
+    }
     if let Some(rate) = per_s {
         let left = Duration::from_secs_f64(((total - done.min(total)) as f64 / rate).min(1e9));
         text.push_str(&format!(", {rate:.0} tok/s, {} left", duration(left)));
@@ -70,7 +73,7 @@ mod tests {
         meter.update(Duration::ZERO, 100);
         meter.update(Duration::from_secs(100), 3100);
         let per_s = meter.per_s(Duration::from_secs(100));
-        assert_eq!(reading(3100, 14_400, per_s), "reading prompt 3.1k/14.4k, 30 tok/s, 6 min left");
+        assert_eq!(reading(3100, 14_400, per_s), "reading prompt 3.1k/14.4k (21%), 30 tok/s, 6 min left");
         assert_eq!(reading(0, 0, RateMeter::default().per_s(Duration::ZERO)), "reading prompt 0/0");
     }
 

@@ -9,14 +9,14 @@ use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
 use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted};
-use crate::chat::SessionEntry;
+use crate::chat::{SessionEntry, count_text};
 use crate::markdown::filter::clean_line;
 use crate::markdown::theme::{Role, Theme};
 
 /// Columns of the age, the number of messages and the model.
 const WHEN: usize = 12;
-const COUNT: usize = 5;
-const MODEL: usize = 24;
+const COUNT: usize = 13;
+const MODEL: usize = 22;
 /// Columns that titles need before other columns are drawn.
 const TITLE_MIN: usize = 24;
 
@@ -157,7 +157,7 @@ impl SessionList {
             right.push_str(&format!("  {}", fitted(&entry.model, MODEL)));
         }
         if width >= needs(&[WHEN, COUNT]) {
-            right.push_str(&format!("  {:>COUNT$}", entry.messages));
+            right.push_str(&format!("  {:>COUNT$}", count_text(entry.messages)));
         }
         if width >= needs(&[WHEN]) {
             let when = if entry.open { "on screen".to_owned() } else { entry.when() };

@@ -186,7 +186,7 @@ fn a_question_is_asked_and_its_answer_shown_as_it_comes() {
     person.shows("preparing");
     person.see(ScreenEvent::Engine(EngineEvent::Prompt { done: 0, total: 400 }));
     person.see(ScreenEvent::Engine(EngineEvent::Prompt { done: 10, total: 400 }));
-    person.shows("reading prompt 10/400, 100 tok/s, 3 s left");
+    person.shows("reading prompt 10/400 (2%), 100 tok/s, 3 s left");
     person.say("Beca");
     person.say("use **of** ");
     person.shows("Because of");
@@ -448,7 +448,7 @@ fn a_full_context_is_a_question() {
     person.shows("has 1200 tokens; the context holds 1000");
     person.shows("d  drop the oldest turns");
     person.key(KeyCode::Esc);
-    person.shows("Nothing was changed.");
+    person.shows("Nothing was changed; /edit changes the message, /retry sends it again.");
     person.enter("/retry");
     person.see(failed(&full));
     person.write("/undo");
@@ -462,6 +462,7 @@ fn a_full_context_is_a_question() {
         "a letter alone chooses nothing"
     );
     let effects = person.key(KeyCode::Enter);
+    assert!(!effects.iter().any(|effect| matches!(effect, ScreenEffect::Remember(_))), "{effects:?}");
     let sent = request(&effects).messages.len();
     assert!(sent < 9 && sent % 2 == 1, "{sent}");
     assert_eq!(person.screen.chat.turns().len(), 9, "nothing is lost");

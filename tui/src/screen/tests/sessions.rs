@@ -66,9 +66,9 @@ fn the_list_is_searched_and_a_conversation_opened() {
         rows,
         [
             "Conversation: ▏",
-            "> Now                              tiny.gguf                     4     on screen",
-            "  The moons of Jupiter             qwen3-30b.gguf                4     5 min ago",
-            "  A dog                            tiny.gguf                     4    2 days ago",
+            "> Now                        tiny.gguf                  4 messages     on screen",
+            "  The moons of Jupiter       qwen3-30b.gguf             4 messages     5 min ago",
+            "  A dog                      tiny.gguf                  4 messages    2 days ago",
         ]
     );
     person.write("moon qwen");
