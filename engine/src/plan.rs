@@ -283,10 +283,8 @@ impl Planner<'_> {
         if need_bytes <= available_bytes {
             return Ok(whole);
         }
-        let hint = match self.fitting(self.limit.saturating_sub(without_context.saturating_add(GROWTH))) {
-            0 => "no context would fit".to_owned(),
-            fits => format!("a context of {fits} would fit"),
-        };
+        let free = self.limit.saturating_sub(without_context.saturating_add(GROWTH));
+        let hint = context::advice(self.fitting(free));
         let what = "the model, its context and buffers";
         Err(EngineError::Memory { what, need_bytes, available_bytes, hint })
     }

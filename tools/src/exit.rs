@@ -197,7 +197,8 @@ fn classify_hub(error: &HubError) -> Class {
         HubError::Disk { .. } => ("E-DISK-01", DISK_FULL, ""),
         HubError::Io { source, .. } => classify_io(source),
         HubError::Stopped => ("", signals::exit_code(), ""),
-        HubError::Network { .. } | HubError::Answer { .. } | HubError::Changed { .. } => ("E-HUB-04", IO, ""),
+        HubError::Answer { .. } => ("E-HUB-04", IO, "try again later; if HF_ENDPOINT is set, check it"),
+        HubError::Network { .. } | HubError::Changed { .. } => ("E-HUB-04", IO, ""),
         _ => ("E-HUB-03", IO, ""),
     }
 }
@@ -211,6 +212,7 @@ fn classify_engine(error: &EngineError) -> Option<Class> {
         EngineError::Store(error) => classify_io(error),
         EngineError::Copy(error) => classify_io(error),
         EngineError::ContextFull { .. } => ("E-CTX-01", USAGE, "give a shorter text or a larger --ctx"),
+        EngineError::TextTooLong { .. } => ("E-CTX-01", USAGE, "give a shorter text"),
         EngineError::TokenRange { .. } => {
             ("E-ARG-04", USAGE, "`moelten inspect` shows the vocabulary's size")
         }
@@ -336,7 +338,7 @@ pub const WITHOUT_MEMORY: End = End {
 fn on_refused_memory(bytes: usize) -> LastWord {
     moelten_tui::driver::terminal::restore();
     let text = format!(
-        "the system refuses {} more of memory; close other programs, lift the limit (ulimit -v), or give a smaller --ram \
+        "the system refuses to give {} more memory; close other programs, lift the limit (ulimit -v), or give a smaller --ram \
          or --ctx",
         moelten_tui::figures::bytes(bytes as u64)
     );
@@ -381,6 +383,7 @@ mod tests {
             (malformed(Fault::Version { found: 9, known: "2, 3", hint: "" }).into(), "E-GGUF-VERSION", 3),
             (EngineError::Load(malformed(Fault::Empty)).into(), "E-FILE-02", 3),
             (EngineError::ContextFull { tokens: 9, context: 8 }.into(), "E-CTX-01", 2),
+            (EngineError::TextTooLong { tokens: 9, most: 8 }.into(), "E-CTX-01", 2),
             (EngineError::NotANumber { tokens: 9 }.into(), "E-FILE-04", 3),
             (CommandError::Usage("x".into()).into(), "E-ARG-01", 2),
             (CommandError::Unsupported("x".into()).into(), "E-SUP-02", 4),

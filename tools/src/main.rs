@@ -35,8 +35,9 @@ static ALLOCATOR: OrEnd = OrEnd::system();
 
 /// Runs Mixture-of-Experts language models on a laptop, even when the model is larger than RAM.
 ///
-/// Without a command, opens a chat: `moelten MODEL` with a model, `moelten` alone with the small built-in
-/// one. MODEL is a GGUF file, a model folder, or a name on the Hugging Face hub such as user/repo:Q4_K_M.
+/// Without a command, opens a chat: `moelten MODEL` with that model, `moelten` alone with the one that was
+/// chosen in `moelten config`, or with a choice of models for this machine. MODEL is a GGUF file, a model
+/// folder, or a name on the Hugging Face hub such as user/repo:Q4_K_M.
 #[derive(Parser)]
 #[command(name = "moelten", version, max_term_width = 100)]
 struct Cli {
@@ -143,7 +144,7 @@ fn start() -> anyhow::Result<Option<Option<PathBuf>>> {
         if model.exists() {
             return Ok(Some(Some(model)));
         }
-        let text = format!("the last model is gone: {}", model.display());
+        let text = format!("the model of the last chat is not there any more: {}", model.display());
         Notes::detect().line(Tone::Warning, &text);
     }
     if !first::can_ask() {

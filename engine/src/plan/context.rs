@@ -75,6 +75,14 @@ pub(crate) fn need_bytes(spec: &ModelSpec, context: usize, kv: KvFormat) -> u64 
     SequenceState::bytes_for(spec, context, kv).saturating_add(buffer_bytes(spec, context))
 }
 
+/// What to do about memory that is too small, where a context of `fits` tokens would have room.
+pub fn advice(fits: usize) -> String {
+    match fits {
+        0 => "not even a short context would fit: give a larger --ram, or free memory".to_owned(),
+        fits => format!("--ctx {fits} would fit"),
+    }
+}
+
 /// The longest context whose states and buffers fit `bytes`; 0 if none does.
 pub fn fitting(spec: &ModelSpec, bytes: u64, kv: KvFormat) -> usize {
     // Every token takes more than one byte.

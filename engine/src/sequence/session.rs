@@ -74,11 +74,8 @@ impl Sequence {
             return Err(EngineError::Setting { setting: "context", found: "0".into(), must: "at least 1" });
         }
         let states = SequenceState::bytes_for(spec, context, options.kv);
-        let charge =
-            model.reserve(context, states, |free| match context::fitting(spec, free, options.kv) {
-                0 => "no context would fit".to_owned(),
-                fits => format!("a context of {fits} would fit"),
-            })?;
+        let charge = model
+            .reserve(context, states, |free| context::advice(context::fitting(spec, free, options.kv)))?;
         let states = SequenceState::for_model(spec, context, options.kv).map_err(EngineError::KvCache)?;
         let encoder = SequenceState::for_encoder(spec, context).map_err(EngineError::KvCache)?;
         let ropes = model.weights().ropes.iter().map(|rope| Rope::new(rope, context)).collect();

@@ -47,7 +47,7 @@ pub enum HubError {
         status: u16,
     },
     /// The repository has no such branch, tag or commit.
-    #[error("{repo} has no revision {revision:?}")]
+    #[error("{repo} has no revision {revision:?}; check its spelling, or leave it out for the newest")]
     NoRevision {
         /// `user/repo`.
         repo: String,

@@ -32,7 +32,7 @@ pub struct SamplingArgs {
     /// Random seed; the same seed gives the same answer [default: random]
     #[arg(long, value_name = "N", env = "MOELTEN_SEED")]
     seed: Option<u64>,
-    /// Most tokens of an answer [default: up to the end of the context]
+    /// Longest answer, in tokens [default: up to the end of the context]
     #[arg(long, value_name = "N", env = "MOELTEN_MAX_TOKENS", value_parser = open::tokens)]
     max_tokens: Option<usize>,
     /// End the answer before this text; can be given several times

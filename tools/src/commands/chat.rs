@@ -28,7 +28,8 @@ use crate::signals::{self, Polling};
 /// Chat with a model
 #[derive(Debug, clap::Args)]
 pub struct ChatArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M [default: `model` of `moelten config`, or
+    /// the built-in model]
     pub model: Option<PathBuf>,
     /// System prompt; replaces the saved one with --continue; @FILE reads it from a file
     #[arg(short, long, value_name = "TEXT|@FILE")]

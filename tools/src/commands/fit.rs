@@ -35,8 +35,8 @@ use crate::report::vram::VramPlan;
 /// model runs, 5 if it does not.
 #[derive(Debug, clap::Args)]
 pub struct FitArgs {
-    /// GGUF file, model folder, or name on the hub, which is judged by its headers without a download; the
-    /// built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M, which is judged by its headers without a
+    /// download [default: `model` of `moelten config`, or the built-in model]
     pub model: Option<PathBuf>,
     /// Cache hit rate to assume, 0 to 1, such as one that `/stats` showed [default: estimated]
     #[arg(long, value_name = "SHARE", value_parser = share)]

@@ -25,7 +25,7 @@ const FEW: u64 = 32;
 /// Compute an importance matrix for quantisation
 #[derive(Debug, clap::Args)]
 pub struct ImatrixArgs {
-    /// GGUF file or model folder
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M
     model: PathBuf,
     /// UTF-8 text of the kind that the model will be used for
     #[arg(long, value_name = "FILE")]

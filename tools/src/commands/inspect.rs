@@ -8,7 +8,7 @@ use moelten_loader::container::catalog::TensorInfo;
 use moelten_loader::container::gguf::{Array, Metadata, Value};
 use moelten_loader::container::packed;
 use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, NormSpec, Op};
+use moelten_loader::spec::{AttentionSpec, BranchSpec, LayerSpec, Op};
 
 use crate::open;
 use crate::output;
@@ -21,7 +21,8 @@ use crate::report::progress::bytes;
 /// Show a model's metadata, layers and tensors, and its bytes per expert and per token
 #[derive(Debug, clap::Args)]
 pub struct InspectArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M [default: `model` of `moelten config`, or
+    /// the built-in model]
     pub model: Option<PathBuf>,
     /// Omit the table of tensors
     #[arg(long)]
@@ -142,13 +143,17 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
     let spec = &model.spec;
     writeln!(out, "\nmodel {} ({}), {} layers", spec.name, spec.family, spec.layers.len())?;
     writeln!(out, "  d_model {}, vocabulary {}, context {}", spec.d_model, spec.vocab, spec.max_context)?;
-    let last = spec.final_norm.map_or_else(|| "no norm".to_owned(), words::norm);
+    let last = spec.final_norm.map_or_else(|| "none".to_owned(), words::norm);
     let head = words::head(&spec.head);
-    writeln!(out, "  embedding times {}, at the end {last}, {head}", spec.embed_scale)?;
+    let scale = match is_one(spec.embed_scale) {
+        true => String::new(),
+        false => format!("; embedding times {}", spec.embed_scale),
+    };
+    writeln!(out, "  last norm: {last}; {head}{scale}")?;
     if let Some(encoder) = spec.encoder.filter(|_| spec.image.is_none()) {
         writeln!(
             out,
-            "  encoder: the first {} layers, at the end {}; the decoder is the other {} and begins with token {}",
+            "  encoder: the first {} layers, last norm: {}; decoder: the other {}, its answers begin with token {}",
             encoder.layers,
             words::norm(encoder.final_norm),
             spec.layers.len() - encoder.layers,
@@ -246,13 +251,16 @@ fn describe(layer: &LayerSpec, range: &str, out: &mut String) -> std::fmt::Resul
 
 /// How a branch is joined to the residual stream.
 fn norms(branch: &BranchSpec, out: &mut String) -> std::fmt::Result {
-    let norm = |norm: Option<NormSpec>| norm.map_or_else(|| "nothing".to_owned(), words::norm);
-    let (pre, post) = (norm(branch.pre_norm), norm(branch.post_norm));
-    let scale = match branch.scale.to_bits() == 1.0_f32.to_bits() {
-        true => String::new(),
-        false => format!(", joined times {}", branch.scale),
-    };
-    writeln!(out, "    before it {pre}, after it {post}{scale}")
+    let mut parts = vec![format!("norm: {}", branch.pre_norm.map_or_else(|| "none".to_owned(), words::norm))];
+    parts.extend(branch.post_norm.map(|norm| format!("norm of the output: {}", words::norm(norm))));
+    if !is_one(branch.scale) {
+        parts.push(format!("output times {}", branch.scale));
+    }
+    writeln!(out, "    {}", parts.join("; "))
+}
+
+fn is_one(factor: f32) -> bool {
+    factor.to_bits() == 1.0_f32.to_bits()
 }
 
 fn attention(a: &AttentionSpec, out: &mut String) -> std::fmt::Result {

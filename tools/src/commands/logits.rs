@@ -28,7 +28,7 @@ use crate::signals::Polling;
 /// Write a text's logits and chosen experts to a safetensors file
 #[derive(Debug, clap::Args)]
 pub struct LogitsArgs {
-    /// GGUF file or model folder
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M
     model: PathBuf,
     /// Token ids, as 5,7,9
     #[arg(long, value_delimiter = ',', required_unless_present = "text", conflicts_with = "text")]
@@ -146,7 +146,7 @@ fn check_source(spec: &ModelSpec, source: &[u32]) -> Result<(), CommandError> {
             "this model has an encoder: give the tokens that it reads with --source, and with --ids those that the \
              decoder writes, its start token first"
         }
-        (None, false) => "--source is for models with an encoder, which this one has not",
+        (None, false) => "--source is for models with an encoder, and this one has none",
         _ => return Ok(()),
     };
     Err(CommandError::Usage(problem.to_owned()))

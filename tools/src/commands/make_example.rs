@@ -26,7 +26,7 @@ pub struct MakeExampleArgs {
     /// Folder to write [default: the name, in the current folder]
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
-    /// What the random numbers follow from
+    /// Seed of the random weights
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
     /// Change a field of the configuration, e.g. num_experts=16; can be repeated

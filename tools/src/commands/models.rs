@@ -196,8 +196,10 @@ fn remove(name: &str, yes: bool) -> anyhow::Result<()> {
             return Err(usage(text));
         }
         None => {
-            let text =
-                format!("{name:?} is not a name on the hub; other files are deleted by other programs");
+            let text = format!(
+                "{name:?} is not a download: `models rm` takes USER/REPO and deletes nothing outside the cache. Delete \
+                 files of your own as usual"
+            );
             return Err(usage(text));
         }
     };

@@ -33,7 +33,7 @@ use crate::signals::Polling;
 /// Measure the perplexity of a text, or the divergence from another model
 #[derive(Debug, clap::Args)]
 pub struct PplArgs {
-    /// GGUF file or model folder
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M
     model: PathBuf,
     /// UTF-8 text [default: a built-in one of about 1,000 tokens, for a first look]
     #[arg(long, value_name = "FILE")]

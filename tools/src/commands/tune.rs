@@ -35,12 +35,13 @@ const WORTH: f64 = 1.03;
 /// where --threads and --prefetch are not given.
 #[derive(Debug, clap::Args)]
 pub struct TuneArgs {
-    /// GGUF file or model folder; the built-in model if there is none
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M [default: `model` of `moelten config`, or
+    /// the built-in model]
     pub model: Option<PathBuf>,
     /// Tokens to decode with each setting
     #[arg(long, value_name = "N", default_value = "64", value_parser = open::tokens)]
     tokens: usize,
-    /// Only print the result
+    /// Print the result and remember nothing
     #[arg(long)]
     dry_run: bool,
     /// Print one JSON object

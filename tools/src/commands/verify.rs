@@ -19,9 +19,9 @@ use crate::signals::Polling;
 /// With --source, the error against the original weights is reported too.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// GGUF file or model folder
+    /// GGUF file, model folder, or name such as user/repo:Q4_K_M
     model: PathBuf,
-    /// The original that it was made from: a model folder or GGUF file
+    /// The original that it was made from: a model folder, GGUF file or name
     #[arg(long, value_name = "MODEL")]
     source: Option<PathBuf>,
     /// Worker threads [default: all CPUs]

@@ -60,15 +60,19 @@ pub fn place() -> Option<PathBuf> {
 impl Config {
     fn read(path: &Path) -> anyhow::Result<Self> {
         let wrong = |what: String| CommandError::Usage(format!("{}: {what}", path.display()));
+        let unread = |error: std::io::Error| {
+            wrong(format!("the configuration cannot be read: {error}; MOELTEN_CONFIG names another file"))
+        };
         let text = match std::fs::metadata(path) {
             Ok(found) if found.len() > MOST => {
-                return Err(wrong("too large for a configuration".into()).into());
+                let found = moelten_loader::size::bytes(found.len());
+                return Err(wrong(format!("{found} are too much for a configuration")).into());
             }
-            Ok(_) => std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?,
+            Ok(_) => std::fs::read_to_string(path).map_err(unread)?,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 String::new()
             }
-            Err(error) => return Err(wrong(error.to_string()).into()),
+            Err(error) => return Err(unread(error).into()),
         };
         Ok(Self { path: Some(path.to_owned()), values: values(&text).map_err(wrong)? })
     }

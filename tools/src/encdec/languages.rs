@@ -66,7 +66,7 @@ impl Languages {
             .collect();
         let hint = match chosen.is_empty() {
             true => format!("it knows {count}: {}", self.some(self.known.iter().map(|(c, _)| c.as_str()))),
-            false => format!("near ones are {}", self.some(chosen.into_iter())),
+            false => format!("similar codes: {}", self.some(chosen.into_iter())),
         };
         Err(CommandError::Usage(format!("{option} {wanted}: the model has no such language; {hint}")))
     }

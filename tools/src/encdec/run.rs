@@ -66,7 +66,7 @@ impl EncoderArgs {
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
             Some((option, _)) => Err(CommandError::Usage(format!(
-                "{option} is for models with an encoder, which this one has not; say in the prompt what it should do"
+                "{option} is for models with an encoder, and this one has none; say in the prompt what the model should do"
             ))),
         }
     }
@@ -88,8 +88,7 @@ impl EncoderArgs {
         };
         let asked = self.beams.map(usize::from);
         if let (Some(beams @ 2..), Some(option)) = (asked, other) {
-            let problem =
-                format!("--beams {beams} searches for the best whole answer, which {option} does not fit");
+            let problem = format!("--beams {beams} searches for the best whole answer; leave out {option}");
             return Err(CommandError::Usage(problem));
         }
         let Some(beams) = asked.or(hints.beams).filter(|&beams| beams > 1 && other.is_none()) else {
@@ -112,7 +111,7 @@ impl EncoderArgs {
                 CapacityArg::None => None,
             };
             if !spec.set_capacity(limit) {
-                let problem = "--capacity is for models whose encoder has experts, which this one has not";
+                let problem = "--capacity is for models whose encoder has experts, and this one has none";
                 return Err(CommandError::Usage(problem.to_owned()));
             }
         }

@@ -67,7 +67,7 @@ impl Loops {
     pub fn notice(&self) -> Option<String> {
         let problem = self.problem.as_ref()?;
         Some(format!(
-            "the fastest kernels of this machine are not known, those of its tier are used: {problem}"
+            "the fastest kernels for this machine could not be chosen, the usual ones of its tier are used: {problem}"
         ))
     }
 }

@@ -43,11 +43,11 @@ pub fn attention(a: &AttentionSpec) -> String {
     let mut words = format!("{name}: {} heads, {} key/value heads of {}", a.heads, a.kv_heads, a.head_dim);
     also(&mut words, a.value_dim != a.head_dim, || format!("values of {}", a.value_dim));
     also(&mut words, true, || match (a.window, a.chunk) {
-        _ if a.whole => "every token of the text".to_owned(),
-        _ if a.source == KvSource::Encoded => "all that the encoder gives".to_owned(),
-        (Some(window), _) => format!("a window of {window} tokens"),
-        (None, Some(chunk)) => format!("runs of {chunk} tokens"),
-        (None, None) => "every token before".to_owned(),
+        _ if a.whole => "sees the whole text".to_owned(),
+        _ if a.source == KvSource::Encoded => "sees the encoder's whole output".to_owned(),
+        (Some(window), _) => format!("sees the last {window} tokens"),
+        (None, Some(chunk)) => format!("sees earlier tokens of its block of {chunk}"),
+        (None, None) => "sees all earlier tokens".to_owned(),
     });
     match a.source {
         KvSource::Projected | KvSource::Encoded => {}
@@ -167,12 +167,12 @@ pub fn mlp(mlp: &MlpSpec) -> String {
 pub fn experts(moe: &MoeSpec) -> String {
     let shared = match &moe.shared {
         SharedExpert::None => String::new(),
-        SharedExpert::Plain(shared) => format!("; one for every token, {}", mlp(shared)),
-        SharedExpert::Gated(shared) => format!("; one for every token behind a gate, {}", mlp(shared)),
+        SharedExpert::Plain(shared) => format!("; a shared expert for every token, {}", mlp(shared)),
+        SharedExpert::Gated(shared) => format!("; a shared expert behind a gate, {}", mlp(shared)),
     };
     let mut words = format!("{} experts, each {}", moe.experts, mlp(&moe.expert));
     if let Some(width) = moe.latent {
-        also(&mut words, true, || format!("on {width} numbers of a projection"));
+        also(&mut words, true, || format!("on a projection of {width} numbers"));
     }
     also(&mut words, moe.out_bias, || "a bias of their sum".to_owned());
     also(&mut words, moe.squashed, || "a sigmoid of their sum".to_owned());
@@ -330,7 +330,7 @@ mod tests {
         };
         assert_eq!(
             experts(&moe),
-            "128 experts, each 768 wide, a gate with SiLU; one for every token, 768 wide, a gate with SiLU"
+            "128 experts, each 768 wide, a gate with SiLU; a shared expert for every token, 768 wide, a gate with SiLU"
         );
         assert_eq!(
             router(&moe),

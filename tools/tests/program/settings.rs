@@ -140,7 +140,7 @@ fn the_last_model_is_remembered_only_if_the_user_chose_so() {
     assert!(chat(&["chat"]).contains("(built in)"), "only for the program alone");
     fs::remove_file(&other).unwrap();
     let gone = chat(&[]);
-    assert!(gone.contains("the last model is gone") && gone.contains("(built in)"), "{gone}");
+    assert!(gone.contains("is not there any more") && gone.contains("(built in)"), "{gone}");
 }
 
 #[test]
