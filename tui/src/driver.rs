@@ -19,6 +19,7 @@ mod message;
 mod model_worker;
 mod notes;
 mod one_key;
+mod pacing;
 mod private_file;
 mod prompt_progress;
 mod screen_mode;

@@ -14,10 +14,13 @@ mod first;
 mod hostile;
 mod journeys;
 mod lines;
+#[cfg(target_os = "linux")]
+mod pty;
 mod screen;
 mod scripts;
 #[cfg(target_os = "linux")]
 mod soak;
+#[cfg(target_os = "linux")]
 mod speed;
 mod thoughts;
 mod tmux;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossterm::event::{self, Event as TerminalEvent};
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend, CrosstermBackend};
 
 use super::cluster_rows::ClusterRows;
 use super::terminal::{self, KeyWait};
@@ -138,7 +138,13 @@ impl Display for FullScreen {
 
     fn redraw(&mut self) -> io::Result<()> {
         self.rows = ClusterRows::default();
-        terminal::while_taken(|| self.terminal.clear())
+        terminal::while_taken(|| {
+            // ratatui's own `clear` asks the terminal where the cursor is and waits for the answer.
+            let mut backend = CrosstermBackend::new(io::stdout());
+            backend.clear()?;
+            self.terminal = Terminal::new(backend)?;
+            Ok(())
+        })
     }
 
     fn give_back(&mut self) -> io::Result<()> {

@@ -20,17 +20,13 @@ use super::history_file::HistoryFile;
 use super::message::WorkerMessage;
 use super::model_worker::{ModelJob, ModelWorker};
 use super::notes::{Notes, stdout_styled};
+use super::pacing::Pacing;
 use super::signal::SignalRequest;
 use super::terminal::{self, KeyWait};
 use crate::chat::{Backend, ChatEffect, ChatEvent, Counters, FileEvent, Tone};
 use crate::screen::{ModelSearch, Screen, ScreenEffect, ScreenEvent, SearchStep, Urgency};
 use moelten_loader::supervise::supervised;
 
-/// Least time between the last frame and one after a key, also when the last one showed the model's text:
-/// a key that comes right after such a frame waits for this long.
-const FRAME_KEY: Duration = Duration::from_millis(16);
-/// Time between two frames for the model's text: drawing takes time from its cores.
-const FRAME_SOON: Duration = Duration::from_millis(66);
 /// Longest wait for a key while the model or a file worker computes: what they send is taken after it.
 const BUSY: Duration = Duration::from_millis(33);
 /// Longest wait for a key, while nothing moves; signals are checked after it.
@@ -182,23 +178,24 @@ impl<D: Display> Driver<D> {
     /// Runs until the user quits, or a worker thread panics.
     fn serve(&mut self, first: Vec<ScreenEffect>) -> io::Result<()> {
         self.carry_out(first)?;
-        let mut drawn: Option<Instant> = None;
+        let mut pacing = Pacing::default();
         let mut changed = None;
         let (mut ticked, mut snapshot) = (Instant::now(), None::<Instant>);
         while self.running {
             let stale = std::mem::take(&mut self.stale).then_some(Urgency::Now);
             changed = changed.max(self.screen.take_changed()).max(stale);
-            let frame = if changed == Some(Urgency::Soon) { FRAME_SOON } else { FRAME_KEY };
-            let since = drawn.map_or(frame, |drawn| drawn.elapsed());
-            if changed.is_some() && since >= frame {
+            let now = Instant::now();
+            if changed.is_some_and(|urgency| pacing.due_in(urgency, now).is_zero()) {
+                let laid_out = pacing.lays_out(now);
+                self.screen.hold_text(!laid_out);
                 self.display.draw(&mut self.screen)?;
-                drawn = Some(Instant::now());
-                changed = None;
+                pacing.drew(now, Instant::now(), laid_out);
+                changed = Some(Urgency::Soon).filter(|_| !laid_out && self.screen.is_answering());
             }
-            let wait = match drawn {
-                Some(drawn) if changed.is_some() => frame.saturating_sub(drawn.elapsed()),
-                _ if self.screen.moves() || self.pending > 0 => BUSY,
-                _ => IDLE,
+            let wait = match changed {
+                Some(urgency) => pacing.due_in(urgency, Instant::now()),
+                None if self.screen.moves() || self.pending > 0 => BUSY,
+                None => IDLE,
             };
             self.listen(wait)?;
             if self.screen.moves() && ticked.elapsed() >= TICK {

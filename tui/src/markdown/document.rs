@@ -80,6 +80,11 @@ impl Document {
         &self.lines
     }
 
+    /// The lines as they were rendered last.
+    pub fn laid_out(&self) -> &[Line<'static>] {
+        &self.lines
+    }
+
     /// Renders the blocks that later text cannot change: all but the last one. An unfinished line can still
     /// change the block above it (a setext heading), so only whole lines count.
     fn settle(&mut self, width: u16, theme: Theme) {

@@ -121,7 +121,7 @@ impl Screen {
             welcome::draw(self.chat.facts(), above, frame.buffer_mut(), theme);
         }
         let area = Rect { y: area.y + free, height: area.height - free, ..area };
-        self.log.draw(area, frame.buffer_mut(), top, self.live.as_mut(), now);
+        self.log.draw(area, frame.buffer_mut(), top, self.live.as_ref());
         self.draw_matches(area, frame.buffer_mut(), top);
     }
 

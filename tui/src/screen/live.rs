@@ -81,6 +81,10 @@ pub struct LiveAnswer {
     pub pieces: usize,
     /// When the reasoning began.
     pub reasons_since: Option<Duration>,
+    /// Whether it is drawn as it was laid out last.
+    pub held: bool,
+    /// Whether it was laid out before.
+    pub laid_out: bool,
     filter: Filter,
     raw: String,
     reading: RateMeter,
@@ -97,6 +101,8 @@ impl LiveAnswer {
             prompt: 0,
             pieces: 0,
             reasons_since: None,
+            held: false,
+            laid_out: false,
             filter: Filter::new(),
             raw: String::new(),
             reading: RateMeter::default(),

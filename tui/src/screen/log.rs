@@ -28,6 +28,8 @@ pub struct Log {
     reasoning_shown: bool,
     /// Whether answers are shown as they were written, and not as Markdown.
     raw: bool,
+    /// What the answer in progress was laid out for, and the lines before its Markdown.
+    live: Option<(Look, Vec<Line<'static>>)>,
     /// Width and theme that the items are laid out for.
     width: u16,
     theme: Theme,
@@ -146,7 +148,7 @@ impl Log {
             total += gap(before, &item.content) + head + body;
             before = Some(&item.content);
         }
-        total + live.map_or(0, |live| live_lines(live, look, now).len() + 1)
+        total + live.map_or(0, |live| self.lay_out(live, look, now) + 1)
     }
 
     fn look(&self) -> Look {
@@ -215,15 +217,31 @@ impl Log {
         out
     }
 
+    /// Lays out the answer in progress, unless it is held as it was; returns the number of its lines.
+    fn lay_out(&mut self, live: &mut LiveAnswer, look: Look, now: Duration) -> usize {
+        let as_before = self.live.as_ref().is_some_and(|(before, _)| *before == look);
+        if !(live.held && live.laid_out && as_before) {
+            let elapsed = live.reasons_since.map(|since| now.saturating_sub(since));
+            let mut lines = reasoning(&live.text, look, elapsed);
+            if look.raw {
+                lines.extend(plain(live.text.answer.text(), look.width, look.theme, Role::Text));
+            } else {
+                live.text.answer.lines(look.width, look.theme);
+            }
+            self.live = Some((look, lines));
+            live.laid_out = true;
+        }
+        self.live_lines(live).count()
+    }
+
+    /// The lines of the answer in progress, as they were laid out.
+    fn live_lines<'a>(&'a self, live: &'a LiveAnswer) -> impl Iterator<Item = &'a Line<'static>> {
+        let body = if self.raw { &[][..] } else { live.text.answer.laid_out() };
+        self.live.iter().flat_map(|(_, lines)| lines).chain(body)
+    }
+
     /// Draws the lines from line `top` on, as [`Self::measure`] laid them out.
-    pub fn draw(
-        &mut self,
-        area: Rect,
-        buffer: &mut Buffer,
-        top: usize,
-        live: Option<&mut LiveAnswer>,
-        now: Duration,
-    ) {
+    pub fn draw(&mut self, area: Rect, buffer: &mut Buffer, top: usize, live: Option<&LiveAnswer>) {
         let (look, theme) = (self.look(), self.theme);
         let mut lines = LineWriter { area, buffer, skip: top, row: 0 };
         let mut before: Option<&Content> = None;
@@ -241,7 +259,7 @@ impl Log {
         }
         if let Some(live) = live {
             lines.skip(1);
-            live_lines(live, look, now).iter().for_each(|line| lines.line(line));
+            self.live_lines(live).for_each(|line| lines.line(line));
         }
     }
 }
@@ -273,7 +291,7 @@ pub fn tone_role(tone: Tone) -> Role {
 }
 
 /// Everything that lines depend on besides their text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Look {
     width: u16,
     theme: Theme,
@@ -353,17 +371,6 @@ fn reasoning(text: &AnswerText, look: Look, elapsed: Option<Duration>) -> Vec<Li
     }
     if !parts.answer.is_empty() {
         lines.push(Line::default());
-    }
-    lines
-}
-
-fn live_lines(live: &mut LiveAnswer, look: Look, now: Duration) -> Vec<Line<'static>> {
-    let elapsed = live.reasons_since.map(|since| now.saturating_sub(since));
-    let mut lines = reasoning(&live.text, look, elapsed);
-    if look.raw {
-        lines.extend(plain(live.text.answer.text(), look.width, look.theme, Role::Text));
-    } else {
-        lines.extend_from_slice(live.text.answer.lines(look.width, look.theme));
     }
     lines
 }

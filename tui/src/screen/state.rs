@@ -138,6 +138,18 @@ impl Screen {
         self.chat.busy() || self.chat.activity().is_some() || self.message.is_some()
     }
 
+    /// Whether an answer is being written.
+    pub fn is_answering(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// The next frames show the answer in progress as it was laid out last.
+    pub fn hold_text(&mut self, hold: bool) {
+        if let Some(live) = &mut self.live {
+            live.held = hold;
+        }
+    }
+
     /// Whether the expert view is open and the model computes, so that snapshots are needed often.
     pub fn watches_experts(&self) -> bool {
         self.experts_open && self.chat.busy()

@@ -150,3 +150,25 @@ fn long_conversations_are_fast() {
     assert!(slowest < Duration::from_millis(50), "{slowest:?}");
     assert!(resized < Duration::from_millis(500), "{resized:?}");
 }
+
+/// Laying out a long answer takes the longest of a frame; what is typed meanwhile does not wait for it.
+#[test]
+fn a_held_answer_is_drawn_as_it_was_laid_out_last() {
+    let mut person = Person::new();
+    person.enter("why?");
+    person.screen.hold_text(true);
+    person.say("Because");
+    person.shows("Because");
+    person.say(" of the moons.");
+    person.write("and then");
+    person.shows("and then");
+    person.hides("moons");
+    let picture = person.picture(60, 20);
+    assert!(picture.contains("of the moons."), "another width is laid out: {picture}");
+    person.say(" And Jupiter.");
+    person.screen.hold_text(false);
+    person.shows("And Jupiter.");
+    person.screen.hold_text(true);
+    person.end("Because of the moons. And Jupiter. And Mars.", StopReason::EndOfTurn);
+    person.shows("And Mars.");
+}
