@@ -184,15 +184,18 @@ fn two_chats_at_once_have_files_of_their_own() {
     terminal.until("answered twice", |sight| sight.matches("tok/s, context").count() >= 2);
     keys("/quit");
     terminal.press("C-d");
+    // Each chat saves its conversation while it ends.
+    let counts = || {
+        let paths = terminal.conversations();
+        let texts: Vec<_> = paths.iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        ["the first chat", "the second chat", "more of the first"]
+            .map(|word| texts.iter().filter(|text| text.contains(word)).count())
+    };
     let started = Instant::now();
-    while terminal.conversations().len() < 2 {
-        assert!(started.elapsed().as_secs() < 20, "{:?}", terminal.conversations());
+    while counts() != [2, 1, 1] {
+        assert!(started.elapsed().as_secs() < 20, "{:?} in {:?}", counts(), terminal.conversations());
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let texts: Vec<_> =
-        terminal.conversations().iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    let with = |word: &str| texts.iter().filter(|text| text.contains(word)).count();
-    assert_eq!((with("the first chat"), with("the second chat"), with("more of the first")), (2, 1, 1));
 }
 
 /// The wheel of the mouse scrolls; tmux passes it on as a program with mouse reporting gets it.

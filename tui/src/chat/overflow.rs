@@ -33,7 +33,8 @@ impl Chat {
         if self.older().is_empty() {
             let with_files =
                 matches!(&overflow.pending, Pending::NewAnswer) && self.next_attachments().next().is_some();
-            let hint = match overflow.cut {
+            let continues = matches!(&overflow.pending, Pending::Continue);
+            let hint = match overflow.cut || continues {
                 true => {
                     "There are no older turns to drop. /undo removes the turn, /clear starts a new conversation"
                 }

@@ -346,6 +346,13 @@ fn older_turns_are_dropped_or_summarised_on_request() {
         "u:d",
         "a letter is a question again"
     );
+    // More of the only answer: no shorter message would help.
+    let mut chat = self::chat();
+    turn(&mut chat, "one", "ok");
+    request(&enter(&mut chat, "/more"));
+    let failure = Failure::ContextFull { tokens: 1200, context: 1000 };
+    let told = said(&chat.handle(ChatEvent::Failed { shown: String::new(), failure }));
+    assert!(told.contains("/undo removes the turn") && !told.contains("shorter"), "{told}");
 }
 
 #[test]
