@@ -92,9 +92,14 @@ pub fn watch_job_control(on_panic: fn(String)) {
     use signal_hook::consts::{SIGCONT, SIGTSTP};
     // Without handlers the process is suspended with the terminal as it is; the shell restores it.
     let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGTSTP, SIGCONT]) else { return };
-    // A pending request to end takes precedence.
-    let ask = |signal| {
-        let _ = ASKED.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    // A pending request to end takes precedence. A process that has just been continued may be suspended
+    // again before it has seen that; then the terminal is taken later.
+    let replace = |old, signal| ASKED.compare_exchange(old, signal, Ordering::SeqCst, Ordering::SeqCst);
+    let ask = move |signal| {
+        let asked = replace(0, signal);
+        if asked.is_err() && signal == SIGTSTP {
+            let _ = replace(SIGCONT, signal);
+        }
     };
     let waiting = move || signals.forever().for_each(ask);
     let _ = supervised("job control", on_panic, waiting);
