@@ -24,9 +24,6 @@ use crate::spec::{
 /// # Errors
 /// [`LoadError::Unsupported`] for a spec that GGUF has no key for.
 pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
-    if spec.image.is_some() {
-        return Err(unsupported("a model of images, which run from their folders"));
-    }
     let family = family_of(spec);
     let arch = family.gguf_arch;
     let mut keys = Keys { family, arch, out: Vec::new() };

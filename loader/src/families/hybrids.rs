@@ -124,11 +124,6 @@ pub(super) const MOE_LSTM: Family = Family {
         layer(T::Experts(Up), "model.layers.{L}.mlp.experts.up_proj.weight"),
         layer(T::Experts(Down), "model.layers.{L}.mlp.experts.down_proj.weight"),
     ],
-    gguf_names: &[
-        layer(T::LstmIn, "blk.{L}.lstm_in.weight"),
-        layer(T::LstmBack, "blk.{L}.lstm_back.weight"),
-        layer(T::LstmBias, "blk.{L}.lstm_in.bias"),
-    ],
     norms: NormPlaces::Nowhere,
     activation: ActivationKind::Named(Activation::Relu),
     ungated: true,
