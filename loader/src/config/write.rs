@@ -16,7 +16,8 @@ use crate::families::{Growth, LogitScale, QkNormKind, RopeLayers, Setting, Share
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, KvSource, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Place, QkNorm, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, Temperature,
+    NormSpec, Place, QkNorm, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, StreamMix,
+    StreamsSpec, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -36,7 +37,12 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     keys.u32(&FIELDS.d_model, spec.d_model);
     keys.out.push((VOCAB_KEY.replace("{arch}", arch), Value::U32(small(spec.vocab))));
     match spec.final_norm {
-        None => {}
+        // A mix of streams has the norm of its own.
+        None => {
+            if let Some(StreamsSpec { mix: StreamMix::Gated { norm_eps, .. }, .. }) = spec.streams {
+                keys.f32(&FIELDS.norm_eps, norm_eps);
+            }
+        }
         Some(NormSpec::Rms { eps }) => keys.f32(&FIELDS.norm_eps, eps),
         // Readers of phimoe files look for the key of the other norm.
         Some(NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps }) => {
