@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(languages.token("--to", Some("fra_Latn")).unwrap(), 92);
         let refused = |wanted| languages.token("--to", wanted).unwrap_err().to_string();
         let deutsch = refused(Some("deu_Lat"));
-        assert!(deutsch.contains("--to deu_Lat") && deutsch.contains("near ones are deu_Latn"), "{deutsch}");
+        assert!(deutsch.contains("--to deu_Lat") && deutsch.contains("similar codes: deu_Latn"), "{deutsch}");
         assert!(refused(Some("zho")).contains("zho_Hans, zho_Hant"), "{}", refused(Some("zho")));
         assert!(
             refused(Some("qqqqqqqqq")).contains("it knows 5: deu_Latn"),
