@@ -8,12 +8,15 @@ use crate::activations::BLOCK;
 use crate::decode::decode;
 use crate::format::Format;
 use crate::kernel::piece::{DEPTH, PieceProduct, TOKENS};
-use crate::kernel::prefetch::prefetch;
+use crate::kernel::prefetch::prefetch_far;
 use crate::matrix::QMatrix;
 
 /// Rows of a register tile, and rows that a fused product takes together to hide the latency of the
 /// additions.
 const TILE_ROWS: usize = 4;
+/// Bytes from what a fused product reads of a row to what it prefetches into the second-level cache. On Zen 4
+/// the next rows in the first-level cache are up to a third slower (`docs/kernels.md`).
+const AHEAD: usize = 2048;
 
 /// Writes weights to memory.
 struct Store(*mut f32);
@@ -131,9 +134,11 @@ unsafe fn fused_rows<L: Lanes, U: Unpack, const R: usize>(
         for unit in 0..units {
             let x = x.as_ptr().add(unit * U::LEN);
             let bytes: [_; R] = std::array::from_fn(|r| bytes.add(r * w.row_bytes() + unit * U::BYTES));
-            // The same place of the next rows.
+            // Further along each row, and at its end the beginning of the next rows.
+            let in_row = unit * U::BYTES + AHEAD < w.row_bytes();
+            let ahead = if in_row { AHEAD } else { AHEAD + (R - 1) * w.row_bytes() };
             for bytes in bytes {
-                prefetch(bytes.wrapping_add(R * w.row_bytes()), U::BYTES);
+                prefetch_far(bytes.wrapping_add(ahead), U::BYTES);
             }
             for (bytes, acc) in bytes.into_iter().zip(&mut acc) {
                 let mut sink = MultiplyAdd::<L> { x, acc: *acc };
