@@ -86,7 +86,7 @@ impl Layouts {
     }
 }
 
-/// Pipelines by their source: shapes differ in parameters alone, so many share one.
+/// Pipelines by their source: shapes that differ in parameters alone share one.
 #[derive(Debug, Default)]
 pub(crate) struct Pipelines(Vec<(String, wgpu::ComputePipeline)>);
 

@@ -1,5 +1,5 @@
-//! The shared experts that a device has, and what the CPU takes for them: by this and by the other times
-//! of a layer it is decided who computes one. It must not know the device.
+//! The shared experts that a device has, and what the CPU takes for them: with the other times
+//! of a layer that decides where one is computed. It must not know the device.
 
 use std::time::Duration;
 

@@ -130,7 +130,7 @@ impl Echo {
     }
 }
 
-/// A new pseudo-terminal: the end of the one who looks at it, and the path of the other one.
+/// A new pseudo-terminal: the end that shows the screen, and the path of the end that a program gets.
 fn pair() -> (File, String) {
     let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&screen).unwrap();

@@ -22,8 +22,8 @@ use moelten_quant::{Line, QMatrix};
 use crate::open::files::mention;
 use crate::report::vram::VramSlots;
 
-/// Of its memory, when not everything fits: a GPU uses at most one of so many parts for the head, and one for
-/// shared experts. Experts are read from the disk otherwise.
+/// Parts of a GPU's memory when not everything fits: at most one is for the head and one for shared experts. The
+/// others are left to routed experts, which are read from the disk otherwise.
 pub(super) const PARTS: u64 = 4;
 
 /// A GPU that is ready, and what it takes of the RAM.
@@ -168,7 +168,7 @@ impl Banks {
         }
     }
 
-    /// Prepares at most so many bytes of a GPU, and copies shared experts and a part of the head to it.
+    /// Prepares at most `most` bytes of a GPU, and copies shared experts and a part of the head to it.
     /// `device` makes of it what the model gets.
     pub fn open(
         self,
