@@ -22,8 +22,8 @@ use moelten_quant::{Line, QMatrix};
 use crate::open::files::mention;
 use crate::report::vram::VramSlots;
 
-/// Parts of a GPU's memory when not everything fits: at most one is for the head and one for shared experts. The
-/// others are left to routed experts, which are read from the disk otherwise.
+/// Parts of a GPU's memory when not everything fits: at most one is for the head and one for shared experts.
+/// The others are left to routed experts, which are read from the disk otherwise.
 pub(super) const PARTS: u64 = 4;
 
 /// A GPU that is ready, and what it takes of the RAM.
