@@ -2,7 +2,7 @@
 //! files of images.
 
 use crate::config::encdec::moe;
-use crate::config::experts::activation;
+use crate::config::experts::{activation, dense_width};
 use crate::config::fields::RawConfig;
 use crate::config::limits::{
     MAX_EXPERTS, MAX_EXPERTS_TOTAL, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH, root,
@@ -33,7 +33,7 @@ pub(super) fn images(raw: &RawConfig, family: &Family) -> Result<ModelSpec> {
     let image = image(raw)?;
     let final_norm = NormSpec::Layer { eps: raw.positive_or(&raw.norm_eps, family.default_eps)? };
     let attention = attention(raw, d_model)?;
-    let d_ff = crate::config::experts::dense_width(raw, layers, 0)?;
+    let d_ff = dense_width(raw, layers, 0)?;
     let mlp = MlpSpec { d_ff, gated: false, activation: activation(raw, family)?, bias: true };
     let experts = experts(raw, layers)?;
     let listed = raw.moe_layers.value.as_deref();
