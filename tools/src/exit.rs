@@ -307,7 +307,10 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
             *message = info.to_string();
         }
     }));
-    let ended = match catch_unwind(AssertUnwindSafe(program)) {
+    let result = catch_unwind(AssertUnwindSafe(program));
+    // The thread of a chat that has a model may not have ended yet.
+    running::end();
+    let ended = match result {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => report(&error),
         Err(_) => {
@@ -322,7 +325,7 @@ pub fn guarded(program: impl FnOnce() -> anyhow::Result<()>) -> ExitCode {
 /// Ends the program because a thread that it cannot do without has panicked.
 pub fn on_bug(message: String) {
     moelten_tui::driver::terminal::restore();
-    running::end();
+    running::end_now();
     print(&bug(&message));
     std::process::exit(1)
 }
@@ -342,7 +345,7 @@ fn on_refused_memory(bytes: usize) -> LastWord {
          or --ctx",
         moelten_tui::figures::bytes(bytes as u64)
     );
-    running::end();
+    running::end_now();
     print(&Report { code: "E-MEM-02", exit: MEMORY, text, advice: "" });
     std::process::exit(MEMORY.into())
 }

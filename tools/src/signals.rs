@@ -206,6 +206,6 @@ fn wait_for_the_owner() {
 #[cfg(any(unix, windows))]
 fn end(signal: i32) -> ! {
     moelten_tui::terminal::restore();
-    running::end();
+    running::end_now();
     std::process::exit(128 + signal)
 }

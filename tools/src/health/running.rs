@@ -23,8 +23,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Largest file that is read, in bytes.
 const BYTES_MAX: u64 = 64 << 10;
 
-/// Files of this process, to be removed by code that ends it.
-static MARKERS: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// Files of this process, to be removed by code that ends it. `None` when the process is about to end: a
+/// model that another thread is still opening makes no file any more.
+static MARKERS: Mutex<Option<Vec<PathBuf>>> = Mutex::new(Some(Vec::new()));
 
 /// What a file says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +71,12 @@ impl Running {
         new.as_file().try_lock().ok()?;
         let own = std::process::id();
         let path = (0..100).map(|n| folder.join(format!("{own}-{n}.json"))).find(|path| !path.exists())?;
+        // Held while the file gets its name: no file with a name is missing from the list.
+        let mut markers = MARKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let paths = markers.as_mut()?;
         let file = new.persist(&path).ok()?;
-        MARKERS.lock().unwrap_or_else(PoisonError::into_inner).push(path.clone());
+        paths.push(path.clone());
+        drop(markers);
         let state = State {
             model: model.to_owned(),
             boot: boot(system),
@@ -114,15 +119,25 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-        MARKERS.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.path);
+        let mut markers = MARKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        markers.iter_mut().for_each(|paths| paths.retain(|path| *path != self.path));
     }
 }
 
-/// Removes the files of this process. For code that ends it at once.
+/// Removes the files of this process. For the end of the program: threads that hold a model may outlive it.
 pub fn end() {
-    // The thread that holds the lock may be the one that is ended: do not wait for it.
-    let Ok(mut paths) = MARKERS.try_lock() else { return };
-    for path in paths.drain(..) {
+    remove(&mut MARKERS.lock().unwrap_or_else(PoisonError::into_inner));
+}
+
+/// As [`end`], for code that ends the program from any thread: the one that is ended may hold the lock.
+pub fn end_now() {
+    if let Ok(mut markers) = MARKERS.try_lock() {
+        remove(&mut markers);
+    }
+}
+
+fn remove(markers: &mut Option<Vec<PathBuf>>) {
+    for path in markers.take().into_iter().flatten() {
         let _ = fs::remove_file(path);
     }
 }

@@ -154,6 +154,10 @@ impl Terminal {
         };
         assert_eq!(modes("before"), modes("after"));
         assert!(!screen.contains("panicked") && !screen.contains("bug"), "{screen}");
+        // The next start would say that this one was ended by force.
+        let running = std::fs::read_dir(self.file("moelten/running"));
+        let left: Vec<_> = running.into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(left, Vec::<PathBuf>::new());
     }
 }
 
