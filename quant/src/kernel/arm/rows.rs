@@ -46,6 +46,7 @@ where
 {
     const ROWS: usize = 8;
     const SIGNED: bool = true;
+    type Many = Self;
     type I = Two;
     type F = TwoF;
     // Where they are: sixteen registers of bytes would leave none for sixteen of codes.

@@ -268,7 +268,11 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
 
 /// Tokens that a piece is multiplied with at a time.
 const fn batch<R: Rows, B: Blocks>() -> usize {
-    if B::TOP > 127 { R::WIDE_BATCH } else { R::BATCH }
+    match B::TOP {
+        128.. => R::WIDE_BATCH,
+        16.. => R::BATCH,
+        _ => R::NARROW_BATCH,
+    }
 }
 
 /// Several tokens: sums `[tokens, ROWS]`, `stride` apart, in memory.
@@ -383,7 +387,7 @@ impl<R: Rows> TileProduct<R> for Vectors {
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    if !fits::<R>(w) {
+    if !fits::<R>(w) || x.tokens() > 1 && !fits::<R::Many>(w) {
         return crate::kernel::scalar::codes::product(w, x, out);
     }
     // SAFETY: as for this function; rows are where their matrix says.
@@ -392,7 +396,7 @@ pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<
             let x = Tokens::of(x);
             for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));
         } else {
-            Chunk::each(w, x, out, |chunk| multiply::<R>(chunk));
+            Chunk::each(w, x, out, |chunk| multiply::<R::Many>(chunk));
         }
     }
 }

@@ -20,6 +20,8 @@ pub(in crate::kernel) trait Rows: Tier {
     const AHEAD: Distance = Distance { bytes: 384, far: false };
     /// Whether [`Rows::dot`] takes codes of more than seven bits as signed ones, without a zero.
     const SIGNED: bool = false;
+    /// The rows of a tile that several tokens are multiplied with.
+    type Many: Rows;
     /// Integers.
     type I: Copy;
     /// Floats.
@@ -103,6 +105,8 @@ pub(in crate::kernel) trait Rows: Tier {
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
+    /// The same for codes of four bits.
+    const NARROW_BATCH: usize = Self::BATCH;
     /// The same for codes of eight bits.
     const WIDE_BATCH: usize = Self::BATCH;
 
