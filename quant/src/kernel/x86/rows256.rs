@@ -1,5 +1,5 @@
-//! Eight rows in a `ymm` register, with the dot products of AVX2 or of AVX-VNNI. With several tokens AVX2 takes
-//! two registers, so that each word of a token is broadcast once for sixteen rows.
+//! Eight rows in a `ymm` register, with the dot products of AVX2 or of AVX-VNNI. With several tokens AVX2
+//! takes two registers, so that each word of a token is broadcast once for sixteen rows.
 //!
 //! **Range.** `vpmaddubsw` adds two products of an unsigned and a signed byte to a 16-bit sum that
 //! saturates at 32767. With codes of at most `top` and activations of at most 127 a pair is at most
