@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::drivers;
 use crate::error::GpuError;
+use crate::quiet::quietly;
 
 /// What an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +65,10 @@ pub fn adapters() -> Vec<Adapter> {
     descriptor.backends = wgpu::Backends::PRIMARY;
     descriptor.flags = wgpu::InstanceFlags::empty();
     descriptor.memory_budget_thresholds.for_resource_creation = Some(OF_THE_BUDGET);
-    let instance = wgpu::Instance::new(descriptor);
-    let found = now(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).unwrap_or_default();
+    let found = quietly(|| {
+        let instance = wgpu::Instance::new(descriptor);
+        now(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).unwrap_or_default()
+    });
     let mut found: Vec<Adapter> = found.into_iter().map(Adapter::of).collect();
     found.sort_by_key(|adapter| adapter.kind != AdapterKind::Discrete);
     found

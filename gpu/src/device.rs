@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::adapter::{Adapter, AdapterKind, now};
 use crate::error::GpuError;
+use crate::quiet::quietly;
 
 /// Most bytes of one buffer of experts.
 const MOST_SLAB: u64 = 512 << 20;
@@ -29,7 +30,7 @@ impl Gpu {
     pub fn open(adapter: &Adapter) -> Result<Self, GpuError> {
         let limits = adapter.inner.limits();
         let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
-        let opened = now(adapter.inner.request_device(&descriptor));
+        let opened = quietly(|| now(adapter.inner.request_device(&descriptor)));
         let refused = |reason: String| GpuError::NoDevice { adapter: adapter.name.clone(), reason };
         let opened = opened.ok_or_else(|| refused("it did not answer".to_owned()))?;
         let (device, queue) = opened.map_err(|error| refused(error.to_string()))?;

@@ -16,6 +16,7 @@ mod experts;
 mod measure;
 mod open;
 mod product;
+mod quiet;
 mod readback;
 mod reference;
 mod samples;
