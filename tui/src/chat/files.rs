@@ -24,6 +24,7 @@ impl Chat {
         let path = self.facts.path.as_ref().map_or(Some(BUILT_IN), |path| path.to_str());
         transcript.file = path.map(str::to_owned);
         transcript.settings = Some(self.saved_settings());
+        transcript.unseen = self.unseen();
         transcript.to_json()
     }
 
@@ -136,7 +137,8 @@ impl Chat {
         if self.next_attachments().any(|present| *present == file) {
             return self.send_waiting();
         }
-        let mut effects = note(Tone::Dim, format!("Attached to the next message: {}.", file.description()));
+        let whose = if matches!(self.busy, Some(Busy::Reading { .. })) { "" } else { " to the next message" };
+        let mut effects = note(Tone::Dim, format!("Attached{whose}: {}.", file.description()));
         self.attached.push(file);
         effects.extend(self.send_waiting());
         effects
@@ -275,7 +277,7 @@ impl Chat {
         match Transcript::from_json(text) {
             Ok(mut transcript) => {
                 let mut effects = if self.keeps { vec![ChatEffect::NewFile] } else { Vec::new() };
-                transcript.settings = None;
+                (transcript.settings, transcript.unseen) = (None, None);
                 effects.extend(self.take_over(transcript, false));
                 effects
             }
@@ -303,7 +305,7 @@ impl Chat {
     /// Replaces the conversation and its settings by saved ones. With `keep` a system prompt that is set and
     /// settings given at the start stay.
     pub(super) fn take_over(&mut self, transcript: Transcript, keep: bool) -> Vec<ChatEffect> {
-        let Transcript { model, system, messages, settings, .. } = transcript;
+        let Transcript { model, system, messages, settings, unseen, .. } = transcript;
         let mut effects = Vec::new();
         if model != self.facts.model {
             effects.extend(note(Tone::Dim, format!("This conversation was with {model}.")));
@@ -314,6 +316,7 @@ impl Chat {
         effects.extend(self.load_system(system, keep));
         effects.extend(note(Tone::Dim, format!("Loaded {}.", count_text(messages.len()))));
         self.replace_turns(messages);
+        effects.extend(unseen.map_or_else(Vec::new, |unseen| self.hide_again(unseen)));
         effects
     }
 

@@ -9,6 +9,7 @@ use super::event::{ChatEffect, OverflowChoice};
 use super::state::{Busy, Chat, Meter, Overflow, Pending, note};
 use super::thinking;
 use super::tone::Tone;
+use super::transcript::Unseen;
 use super::turn::Turn;
 
 /// Share of the context, in percent, that the conversation should take after turns were dropped.
@@ -121,6 +122,26 @@ impl Chat {
         self.summary = Some(text);
         effects.extend(self.resume(pending));
         effects
+    }
+
+    /// What the model no longer sees, as a saved conversation has it.
+    pub(super) fn unseen(&self) -> Option<Unseen> {
+        (self.hidden > 0).then(|| Unseen { messages: self.hidden, summary: self.summary.clone() })
+    }
+
+    /// The model goes on without what a saved conversation had dropped or summarised.
+    pub(super) fn hide_again(&mut self, unseen: Unseen) -> Vec<ChatEffect> {
+        let Unseen { messages: count, summary } = unseen;
+        // Pairs were hidden, and a question is left. Another number was not written by this program.
+        if count == 0 || count % 2 != 0 || count >= self.turns.len() {
+            return Vec::new();
+        }
+        let text = match summary {
+            Some(_) => format!("As before, the model sees a summary of the {count} oldest messages."),
+            None => format!("As before, the model does not see the {count} oldest messages."),
+        };
+        (self.hidden, self.summary) = (count, summary);
+        note(Tone::Dim, text)
     }
 
     /// The summary failed; if the oldest turns do not even fit for a summary, the user decides again.

@@ -74,12 +74,13 @@ pub fn summary(reason: &StopReason, stats: &GenerateStats) -> String {
         StopReason::Cancelled => ", stopped",
     };
     let GenerateStats { context_used: used, context_size: size, .. } = *stats;
-    format!(
-        "[{}, {:.1} tok/s, context {used}/{size} ({}%){end}]",
-        figures::tokens_text(stats.generated_tokens),
-        stats.generated_tokens_per_s(),
-        used * 100 / size.max(1)
-    )
+    // A single token takes no time that could be measured.
+    let speed = match stats.generated_tokens {
+        0 | 1 => String::new(),
+        _ => format!("{:.1} tok/s, ", stats.generated_tokens_per_s()),
+    };
+    let (tokens, percent) = (figures::tokens_text(stats.generated_tokens), used * 100 / size.max(1));
+    format!("[{tokens}, {speed}context {used}/{size} ({percent}%){end}]")
 }
 
 /// `1 message`, `2 messages`: questions and answers together.

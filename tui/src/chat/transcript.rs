@@ -46,8 +46,21 @@ pub struct Transcript {
     pub settings: Option<SavedSettings>,
     /// The system prompt, if there was one.
     pub system: Option<String>,
+    /// What the model no longer sees; `None` if it sees everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Unseen>,
     /// Questions and answers in turn; a question is first.
     pub messages: Vec<Turn>,
+}
+
+/// The oldest messages, dropped or summarised because the context was full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unseen {
+    /// How many.
+    pub messages: usize,
+    /// What the model sees in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
 }
 
 /// The settings of a saved conversation.
@@ -113,12 +126,12 @@ impl Transcript {
         let version = VERSIONS[usize::from(messages.iter().any(|turn| !turn.files.is_empty()))];
         let title = Some(title_of(&messages)).filter(|title| !title.is_empty());
         let (format, model) = (FORMAT.to_owned(), model.to_owned());
-        Self { format, version, title, model, file: None, settings: None, system, messages }
+        Self { format, version, title, model, file: None, settings: None, system, unseen: None, messages }
     }
 
     /// Without what only `--continue` needs: a file that is given away names no place of this machine.
     pub fn stripped(self) -> Self {
-        Self { title: None, file: None, settings: None, ..self }
+        Self { title: None, file: None, settings: None, unseen: None, ..self }
     }
 
     /// The content of the file.

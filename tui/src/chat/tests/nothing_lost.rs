@@ -283,3 +283,48 @@ fn characters_that_the_model_cannot_see_are_named() {
     chat.handle(answer("ok", StopReason::EndOfTurn, 10));
     assert_eq!(said(&enter(&mut chat, "plain text")), "");
 }
+
+/// What was decided about a full context holds after `--continue`. A file of `/save` gives everything back.
+#[test]
+fn what_the_model_no_longer_sees_is_remembered_with_the_conversation() {
+    for (letter, seen) in
+        [("d", "u:two"), ("s", "u:(Summary of the earlier conversation: all is well)\n\ntwo")]
+    {
+        let mut first = chat();
+        first.keep_conversations();
+        turn(&mut first, "one", "a long answer to the first question");
+        turn(&mut first, "two", "ok");
+        enter(&mut first, "three");
+        first.handle(full());
+        enter(&mut first, letter);
+        if letter == "s" {
+            first.handle(answer("all is well", StopReason::EndOfTurn, 10));
+        }
+        let effects = first.handle(answer("third", StopReason::EndOfTurn, 10));
+        let kept = effects.iter().find_map(|effect| match effect {
+            ChatEffect::Keep(text) => Some(text.clone()),
+            _ => None,
+        });
+        let text = kept.expect("the answer is saved");
+        let mut second = chat();
+        let last = FileEvent::Last { path: "last".into(), text: text.clone(), shared: false };
+        let told = said(&second.handle(ChatEvent::File(last)));
+        assert!(told.contains("As before") && told.contains("the 2 oldest messages"), "{told}");
+        assert_eq!(second.turns(), first.turns(), "all turns are there");
+        let asked = texts(&request(&enter(&mut second, "four")).messages);
+        assert_eq!(asked, [seen, "a:ok", "u:three", "a:third", "u:four"]);
+        let saved = enter(&mut second, "/save x.json");
+        assert!(
+            matches!(&saved[..], [ChatEffect::Write { text, .. }] if !text.contains("unseen")),
+            "{saved:?}"
+        );
+        // A number that was not written by this program hides nothing.
+        for wrong in ["1", "6", "1000"] {
+            let text = text.replace("\"messages\": 2", &format!("\"messages\": {wrong}"));
+            let mut other = chat();
+            let last = FileEvent::Last { path: "last".into(), text, shared: false };
+            assert!(!said(&other.handle(ChatEvent::File(last))).contains("As before"));
+            assert_eq!(request(&enter(&mut other, "four")).messages.len(), 7);
+        }
+    }
+}
