@@ -10,6 +10,7 @@ mod editor;
 mod file_jobs;
 mod file_names;
 mod file_worker;
+mod fold;
 mod full_screen;
 mod history_file;
 mod line_editor;

@@ -16,7 +16,7 @@ use crate::models::{Candidate, ModelInspector, Places, suggestions};
 use crate::names;
 use crate::open::{SessionArgs, builtin};
 use crate::output;
-use crate::report::suggestion_words;
+use crate::report::{page, suggestion_words};
 
 /// List the models on this machine, whether they fit, and how fast they are
 ///
@@ -122,12 +122,9 @@ fn suggest(session: &SessionArgs, as_json: bool) -> anyhow::Result<()> {
         let all: Vec<_> = all.iter().map(suggestion_words::object).collect();
         return Ok(output::answer(&all.into())?);
     }
-    let mut stdout = io::stdout().lock();
     let shown: Vec<_> = all.iter().filter(|suggestion| suggestion.runs()).collect();
-    for line in shown.iter().flat_map(|suggestion| suggestion_words::lines(suggestion)) {
-        writeln!(stdout, "{}", filter::clean_line(&line))?;
-    }
-    stdout.flush()?;
+    let lines = shown.iter().flat_map(|suggestion| suggestion_words::lines(suggestion));
+    page::print(&lines.map(|line| filter::clean_line(&line) + "\n").collect::<String>())?;
     let others = match all.len() - shown.len() {
         0 => String::new(),
         count => format!("{count} more do not run here, --json says why. "),

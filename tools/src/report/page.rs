@@ -4,10 +4,7 @@
 use std::io::{self, Write};
 
 use moelten_tui::filter;
-use moelten_tui::terminal::{stdout_columns, stdout_styled};
-
-/// Smallest width of the last column of a wrapped line, in columns.
-const LAST_MIN: usize = 20;
+use moelten_tui::terminal::{fold, stdout_columns, stdout_styled};
 
 /// Prints a text of one or more lines.
 ///
@@ -37,7 +34,7 @@ impl Page {
         let mut out = String::new();
         for line in filter::clean(text).split_inclusive('\n') {
             let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
-            let lines = self.columns.map_or_else(|| vec![line.to_owned()], |columns| wrap(line, columns));
+            let lines = self.columns.map_or_else(|| vec![line.to_owned()], |columns| fold(line, columns));
             let dressed: Vec<_> = lines.iter().map(|line| self.coloured(line)).collect();
             out.push_str(&dressed.join("\n"));
             out.push_str(end);
@@ -69,33 +66,6 @@ fn verdict(line: &str, word: &str) -> Option<usize> {
     })
 }
 
-/// A line in rows of at most `columns` columns, at blanks. The last column of a table is continued below
-/// itself.
-fn wrap(line: &str, columns: usize) -> Vec<String> {
-    // Only texts of this program are wrapped, and these are ASCII but for names.
-    if line.chars().count() <= columns || !line.is_ascii() {
-        return vec![line.to_owned()];
-    }
-    let indent = line.len() - line.trim_start().len();
-    let column = line.rfind("  ").map_or(indent, |gap| gap + 2);
-    let column = if columns >= column + LAST_MIN { column } else { indent };
-    let (first, rest) = line.split_at(column);
-    let mut rows = vec![first.to_owned()];
-    for word in rest.split(' ') {
-        let row = rows.last_mut().expect("there is a first row");
-        let empty = row.len() == column;
-        if !empty && row.len() + 1 + word.len() > columns {
-            rows.push(format!("{}{word}", " ".repeat(column)));
-        } else {
-            if !empty {
-                row.push(' ');
-            }
-            row.push_str(word);
-        }
-    }
-    rows
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,21 +92,5 @@ mod tests {
             assert_eq!(page.dress(line), coloured);
         }
         assert_eq!(Page { columns: Some(80), styled: false }.dress("m: NO, x"), "m: NO, x");
-    }
-
-    #[test]
-    fn long_lines_go_on_below_their_last_column() {
-        let line =
-            "  experts          1.2 GB  25 of 64 in each of 24 layers, and 8 slots for reads in flight";
-        assert_eq!(
-            wrap(line, 60),
-            [
-                "  experts          1.2 GB  25 of 64 in each of 24 layers,",
-                "                           and 8 slots for reads in flight",
-            ]
-        );
-        assert!(wrap(line, 30).iter().all(|row| row.len() <= 30));
-        assert!(wrap(&"word ".repeat(30), 20).iter().all(|row| row.len() <= 20));
-        assert_eq!(wrap(&"x".repeat(50), 20), ["x".repeat(50)], "a word is not broken");
     }
 }

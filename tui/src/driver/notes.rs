@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossterm::style::Stylize;
 use crossterm::terminal;
 
+use super::fold::fold;
 use crate::chat::Tone;
 use crate::markdown::filter;
 
@@ -65,7 +66,11 @@ impl Notes {
         if self.quiet && matches!(tone, Tone::Plain | Tone::Dim) {
             return;
         }
-        let _ = writeln!(io::stderr(), "{}", self.dress(tone, text));
+        // The terminal would break words.
+        let rows =
+            |line: &str| if self.terminal { fold(line, self.columns()) } else { vec![line.to_owned()] };
+        let rows: Vec<_> = filter::clean(text).split('\n').flat_map(rows).collect();
+        let _ = writeln!(io::stderr(), "{}", self.dress(tone, &rows.join("\n")));
     }
 
     /// Columns of the terminal; 80 where there is none.

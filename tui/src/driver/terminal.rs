@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossterm::{event, execute, terminal};
 use moelten_loader::io::fault::write_before_the_end;
 
+pub use super::fold::fold;
 pub use super::notes::{Notes, has_escape_sequences, stdout_columns, stdout_styled};
 pub use crate::chat::Tone;
 

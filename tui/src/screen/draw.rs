@@ -8,6 +8,7 @@ use ratatui::widgets::Clear;
 use unicode_width::UnicodeWidthStr;
 
 use super::help;
+use super::list::roomy;
 use super::state::{Overlay, Screen};
 use super::welcome;
 use crate::chat::OverflowChoice;
@@ -18,8 +19,9 @@ use crate::markdown::theme::Role;
 const BESIDE_FROM: u16 = 130;
 /// The mark before the composer.
 const PROMPT: &str = "\u{203a} ";
-/// The hint in an empty composer.
-const PLACEHOLDER: &str = "Type a message (/ for commands, F1 for help)";
+/// The hint in an empty composer; the shorter ones are for narrow terminals.
+const PLACEHOLDERS: [&str; 3] =
+    ["Type a message (/ for commands, F1 for help)", "Type a message (F1 for help)", "Type here, F1 help"];
 
 impl Screen {
     /// Draws the whole screen.
@@ -161,7 +163,8 @@ impl Screen {
             buffer.set_stringn(area.x, area.y, sign, usize::from(indent), self.theme.style(Role::Person));
         }
         if self.composer.is_empty() && self.history.search().is_none() {
-            buffer.set_stringn(area.x + indent, area.y, PLACEHOLDER, room, self.theme.style(Role::Dim));
+            let hint = roomy(&PLACEHOLDERS, room);
+            buffer.set_stringn(area.x + indent, area.y, hint, room, self.theme.style(Role::Dim));
         }
         let x = area.x + (indent + u16::try_from(column).unwrap_or(u16::MAX - indent)).min(area.width - 1);
         let y = area.y + u16::try_from(row - top).unwrap_or(0).min(area.height - 1);

@@ -125,6 +125,12 @@ impl RowWriter<'_> {
     }
 }
 
+/// The first of several wordings, the longest first, that has room in `width` columns; else the last.
+pub fn roomy(wordings: &[&'static str], width: usize) -> &'static str {
+    let fits = |words: &&&'static str| words.width() <= width;
+    wordings.iter().find(fits).or(wordings.last()).copied().unwrap_or_default()
+}
+
 /// A text in exactly `width` columns, with an ellipsis where something is cut off.
 pub fn fitted(text: &str, width: usize) -> String {
     if text.width() <= width {

@@ -6,10 +6,11 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
-use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted};
+use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted, roomy};
 use super::model_entry::{ModelEntry, Verdict};
 use crate::chat::figures;
 use crate::markdown::filter::clean_line;
+use crate::markdown::rows::cut;
 use crate::markdown::theme::{Role, Theme};
 
 /// Columns of the kind, the size, the verdict and the speed.
@@ -19,6 +20,13 @@ const VERDICT: usize = 7;
 const SPEED: usize = 22;
 /// Columns that names need before other columns are drawn.
 const NAME_MIN: usize = 24;
+
+/// What the keys do; the shorter ones are for narrow terminals.
+const KEYS: [&str; 3] = [
+    "type to filter, Up and Down select, Enter opens, Esc cancels",
+    "type to filter, Enter opens, Esc cancels",
+    "Enter opens, Esc cancels",
+];
 
 /// What a key did.
 #[derive(Debug, Clone, PartialEq)]
@@ -137,7 +145,12 @@ impl Picker {
         if below > 0 {
             rows.next = area.bottom() - below;
             match self.selected() {
-                Some(entry) if entry.verdict.runs() => rows.put(&[("  ", text), (&entry.place, dim)]),
+                // In full: the column of speeds is narrow or not there, and a GPU adds its share.
+                Some(entry) if entry.verdict.runs() => {
+                    let colon = if entry.verdict.words().is_empty() { "" } else { ": " };
+                    let words = format!("{}{colon}{}", entry.place, entry.verdict.words());
+                    rows.put(&[("  ", text), (&cut(&words, usize::from(area.width).saturating_sub(2)), dim)]);
+                }
                 Some(entry) => {
                     let words = format!("  {}: {}", entry.place, entry.verdict.words());
                     rows.put(&[(&words, theme.style(Role::Warning))]);
@@ -146,8 +159,8 @@ impl Picker {
             }
             rows.put(&[("  ", text), (&self.problems.join("; "), theme.style(Role::Warning))]);
             let more = if count > room { format!("{} of {count}; ", selected + 1) } else { String::new() };
-            let help = format!("  {more}type to filter, Up and Down select, Enter opens, Esc cancels");
-            rows.put(&[(&help, dim)]);
+            let help = roomy(&KEYS, usize::from(area.width).saturating_sub(2 + more.width()));
+            rows.put(&[("  ", dim), (&more, dim), (help, dim)]);
         }
     }
 }

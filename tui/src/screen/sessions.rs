@@ -8,7 +8,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use unicode_width::UnicodeWidthStr;
 
-use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted};
+use super::list::{ListFilter, ListKey, RowWriter, contains_all, fitted, roomy};
 use crate::chat::{SessionEntry, count_text};
 use crate::markdown::filter::clean_line;
 use crate::markdown::theme::{Role, Theme};
@@ -19,6 +19,13 @@ const COUNT: usize = 13;
 const MODEL: usize = 22;
 /// Columns that titles need before other columns are drawn.
 const TITLE_MIN: usize = 24;
+
+/// What the keys do; the shorter ones are for narrow terminals.
+const KEYS: [&str; 3] = [
+    "type to search, Up and Down select, Enter opens, Delete deletes, Esc cancels",
+    "Enter opens, Delete deletes, Esc cancels",
+    "Enter opens, Esc cancels",
+];
 
 /// What a key did.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,7 +147,7 @@ impl SessionList {
                 }
                 (_, false) => (format!("  {}", self.problem), Role::Error),
                 _ => {
-                    let keys = "type to search, Up and Down select, Enter opens, Delete deletes, Esc cancels";
+                    let keys = roomy(&KEYS, usize::from(area.width).saturating_sub(2 + place.width()));
                     (format!("  {place}{keys}"), Role::Dim)
                 }
             };

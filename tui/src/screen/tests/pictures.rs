@@ -97,7 +97,7 @@ fn a_small_one() {
 
   It is
 ─ ◝ writing, 0 s ───
-› Type a message (/
+› Type here, F1 help
  ctx ────── 0%
 ",
     );
@@ -132,7 +132,7 @@ fn a_narrow_one() {
 
   It is
 ─ ◝ writing, 0 s ───────────────────────
-› Type a message (/ for commands, F1 for
+› Type a message (F1 for help)
  tiny · Q8_0 · ctx ────── 0%
 ",
     );
