@@ -2,6 +2,8 @@
 //! resumed, but the program can print a message and exit as after any other failed read. It must not know the
 //! message, nor the exit code.
 
+use std::path::PathBuf;
+
 /// Prints `message` to stderr and exits with `exit` when bytes of a mapped file cannot be read. Only the
 /// first call has an effect, and only on Linux. Other causes of SIGBUS keep their default action.
 pub fn end_on_lost_bytes(message: &'static str, exit: i32) {
@@ -19,9 +21,20 @@ pub fn write_before_the_end(bytes: Option<&'static &'static [u8]>) {
     let _ = bytes;
 }
 
+/// Sets the files that are removed before that exit, in place of those set before.
+pub fn remove_before_the_end(files: &[PathBuf]) {
+    #[cfg(target_os = "linux")]
+    handler::remove_first(files);
+    #[cfg(not(target_os = "linux"))]
+    let _ = files;
+}
+
 #[cfg(target_os = "linux")]
 mod handler {
+    use std::ffi::CString;
     use std::mem::MaybeUninit;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::PathBuf;
     use std::ptr::null_mut;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicPtr, Ordering};
@@ -30,6 +43,9 @@ mod handler {
     static LAST_WORDS: OnceLock<(&str, i32)> = OnceLock::new();
     /// Bytes to write first, or null.
     static FIRST_WORDS: AtomicPtr<&'static [u8]> = AtomicPtr::new(null_mut());
+    /// Files to remove, or null. Lists are never freed, since the handler may be reading one; they are few and
+    /// short.
+    static FILES: AtomicPtr<Vec<CString>> = AtomicPtr::new(null_mut());
     /// Modes of the terminal at stdin when the handler was installed.
     static MODES: OnceLock<libc::termios> = OnceLock::new();
     /// `si_code` for a mapped address that cannot be read: beyond the end of the file, or a failed read.
@@ -65,12 +81,19 @@ mod handler {
         FIRST_WORDS.store(bytes, Ordering::SeqCst);
     }
 
+    pub fn remove_first(files: &[PathBuf]) {
+        let name = |file: &PathBuf| CString::new(file.as_os_str().as_bytes()).ok();
+        let names: Vec<CString> = files.iter().filter_map(name).collect();
+        FILES.store(Box::into_raw(Box::new(names)), Ordering::SeqCst);
+    }
+
     /// Runs on the thread that read the bytes, at any point of its work: only async-signal-safe calls, no
     /// locks, no allocation.
     extern "C" fn lost_bytes(signal: i32, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
         // SAFETY: the system hands a valid `siginfo_t` to handlers with SA_SIGINFO. `write`, `tcsetattr`,
-        // `_exit`, `signal` and `raise` are async-signal-safe (POSIX 2.4.3), and reading a `OnceLock` that
-        // was set is one atomic load. What FIRST_WORDS points to, if anything, is static and never written.
+        // `unlink`, `_exit`, `signal` and `raise` are async-signal-safe (POSIX 2.4.3), and reading a
+        // `OnceLock` that was set is one atomic load. What FIRST_WORDS and FILES point to, if anything, is
+        // never written or freed.
         unsafe {
             if let Some((message, exit)) = LAST_WORDS.get()
                 && (*info).si_code == BUS_ADRERR
@@ -80,6 +103,9 @@ mod handler {
                 }
                 if let Some(modes) = MODES.get() {
                     libc::tcsetattr(libc::STDIN_FILENO, libc::TCSANOW, &raw const *modes);
+                }
+                for file in FILES.load(Ordering::SeqCst).as_ref().into_iter().flatten() {
+                    libc::unlink(file.as_ptr());
                 }
                 let _ = libc::write(libc::STDERR_FILENO, message.as_ptr().cast(), message.len());
                 libc::_exit(*exit);

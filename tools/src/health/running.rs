@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use etcetera::BaseStrategy;
 use moelten_engine::runtime::memory;
 use moelten_engine::runtime::system::System;
+use moelten_loader::io::fault::remove_before_the_end;
 use moelten_tui::figures;
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,7 @@ impl Running {
         let paths = markers.as_mut()?;
         let file = new.persist(&path).ok()?;
         paths.push(path.clone());
+        remove_before_the_end(paths);
         drop(markers);
         let state = State {
             model: model.to_owned(),
@@ -120,7 +122,10 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
         let mut markers = MARKERS.lock().unwrap_or_else(PoisonError::into_inner);
-        markers.iter_mut().for_each(|paths| paths.retain(|path| *path != self.path));
+        if let Some(paths) = markers.as_mut() {
+            paths.retain(|path| *path != self.path);
+            remove_before_the_end(paths);
+        }
     }
 }
 
