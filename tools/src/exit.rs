@@ -267,6 +267,7 @@ fn advice(fault: &Fault) -> &'static str {
         // They say it themselves.
         Fault::SplitName { .. } => "",
         Fault::Missing { hint } if hint.starts_with(':') => "",
+        Fault::Missing { hint: " from this folder" } => "download the model's other files too",
         Fault::Truncated { .. } | Fault::BeyondEnd { .. } => {
             "a download that ended early leaves such a file: finish it or download the file again"
         }

@@ -98,12 +98,16 @@ fn without_far_suggestions(error: &mut clap::Error) {
     use clap::error::{ContextKind, ContextValue};
     let Some(name) = error.get(ContextKind::InvalidSubcommand).map(ToString::to_string) else { return };
     let near = |suggestion: &String| distance(suggestion, &name) <= 1 + name.len() / 4;
-    let kept = match error.get(ContextKind::SuggestedSubcommand) {
+    let mut kept = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::Strings(all)) if meant(&name).is_none() => {
             all.iter().filter(|suggestion| near(suggestion)).cloned().collect()
         }
         _ => Vec::<String>::new(),
     };
+    // `pul` is the beginning of `pull`, and as far from `ppl`.
+    if kept.iter().any(|suggestion| suggestion.starts_with(&name)) {
+        kept.retain(|suggestion| suggestion.starts_with(&name));
+    }
     error.remove(ContextKind::SuggestedSubcommand);
     if !kept.is_empty() {
         error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(kept));

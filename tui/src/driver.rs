@@ -35,7 +35,7 @@ pub use file_worker::SAVE_WAIT_MAX;
 pub use history_file::HistoryFile;
 pub use line_editor::{EditorInput, interactive};
 pub use line_input::{Input, NOT_UTF8, PlainInput, lossy};
-pub use line_mode::run as run_lines;
+pub use line_mode::{LineControls, run as run_lines};
 pub use one_key::one_key;
 pub use prompt_progress::PromptProgress;
 pub use screen_mode::{Controls, ScreenError, run as run_screen};

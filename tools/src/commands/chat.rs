@@ -7,8 +7,8 @@ use std::sync::Arc;
 use etcetera::BaseStrategy;
 use moelten_tui::chat::{Chat, ChatEvent, FileEvent, SavedModel, saved_model};
 use moelten_tui::driver::{
-    self, Controls, Conversations, EditorInput, HistoryFile, Input, PlainInput, Resumed, StatePaths,
-    interactive,
+    self, Controls, Conversations, EditorInput, HistoryFile, Input, LineControls, PlainInput, Resumed,
+    StatePaths, interactive,
 };
 use moelten_tui::screen::Screen;
 use moelten_tui::terminal::{self, Notes, Tone};
@@ -172,7 +172,9 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes.aloud(), prompts))
     };
-    Ok(driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, first)?)
+    let controls = LineControls { hold: || Box::new(Polling::begin()), ended: signals::ended };
+    driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, controls, first)?;
+    if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
 }
 
 /// What a chat begins with.

@@ -107,12 +107,11 @@ impl QuantizePlan {
     /// For people.
     pub fn text(&self) -> String {
         let mut out = format!("{}: {}\n\n", self.target.display(), bytes(self.size()));
-        out.push_str(
-            "  class           type     tensors      weights         from         size  bits/weight\n",
-        );
+        // 78 columns.
+        out.push_str("  class           type    tensors       weights     from      size bits/weight\n");
         for (&(class, kind), row) in &self.rows {
             out.push_str(&format!(
-                "  {:<14}  {kind:<7} {:>8} {:>12} {:>12} {:>12} {:>12.2}\n",
+                "  {:<14}  {kind:<7} {:>7} {:>13} {:>8} {:>9} {:>11.2}\n",
                 class.name(),
                 row.tensors,
                 row.weights,

@@ -157,6 +157,31 @@ fn f13_signals_leave_the_terminal_as_it_was() {
     }
 }
 
+/// The answer so far is saved before the program ends, and no lock is left.
+#[test]
+fn f13_signals_keep_what_was_written() {
+    for (signal, code) in [("TERM", 143), ("HUP", 129)] {
+        let Some(terminal) = Terminal::open(100, 40) else { skip!("tmux is not installed") };
+        terminal.enter("export MOELTEN_ISA=scalar");
+        chat(&terminal, ENDLESS);
+        terminal.enter("hello there");
+        let before = terminal.screen();
+        while terminal.screen().trim_end().len() < before.len() + 200 {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        terminal.signal(signal);
+        terminal.over(code);
+        let kept = terminal.conversation();
+        assert!(kept.contains("hello there") && kept.contains("assistant"), "{kept}");
+        let left: Vec<_> = std::fs::read_dir(terminal.file("moelten/conversations"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_none_or(|extension| extension != "json"))
+            .collect();
+        assert_eq!(left, Vec::<std::path::PathBuf>::new());
+    }
+}
+
 #[test]
 fn f20_plain_and_small_terminals() {
     for (setup, columns, rows) in [("export NO_COLOR=1", 100, 40), ("export TERM=dumb", 100, 40)] {

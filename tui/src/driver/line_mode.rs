@@ -1,5 +1,6 @@
 //! Line mode: reads entries, streams answers to stdout, writes everything else to stderr.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
@@ -15,6 +16,15 @@ use super::notes::Notes;
 use crate::chat::{Backend, Chat, ChatEffect, ChatEvent, OverflowChoice, Request, Tone};
 use crate::markdown::filter;
 
+/// What line mode needs of the program around it.
+#[derive(Debug, Clone, Copy)]
+pub struct LineControls {
+    /// Until what it returns is dropped, a signal does not end the program.
+    pub hold: fn() -> Box<dyn Any>,
+    /// Whether a signal has asked the program to end.
+    pub ended: fn() -> bool,
+}
+
 /// Runs a chat until the user quits; `first` is done before anything is read.
 ///
 /// # Errors
@@ -25,11 +35,21 @@ pub fn run(
     input: &mut dyn Input,
     notes: Notes,
     state: &StatePaths,
+    controls: LineControls,
     first: Vec<ChatEffect>,
 ) -> io::Result<()> {
     let started = Instant::now();
     let mut todo = VecDeque::from(first);
+    // From an answer until it is saved.
+    let mut held = None;
     loop {
+        if todo.is_empty() && held.is_some() {
+            if (controls.ended)() {
+                leave(chat, backend, notes, state);
+                return Ok(());
+            }
+            held = None;
+        }
         let event = match todo.pop_front() {
             None => match input.entry()? {
                 Typed::Text(text) => Some(ChatEvent::Entered(text)),
@@ -43,7 +63,10 @@ pub fn run(
                 }
                 Typed::End => Some(ChatEvent::EndOfInput),
             },
-            Some(ChatEffect::Answer(request)) => Some(answer(backend, &request, notes, started)?),
+            Some(ChatEffect::Answer(request)) => {
+                held.get_or_insert_with(controls.hold);
+                Some(answer(backend, &request, notes, started)?)
+            }
             Some(ChatEffect::Switch(model)) => {
                 let tell = &mut |tone, text: String| notes.line(tone, &text);
                 let model = model.map(|path| expand(&path));

@@ -12,6 +12,9 @@ use super::*;
 use crate::chat::{Counters, Facts, Failure, NotSwitched, PreviousModel, Switched, Tell, TokenCount};
 use crate::driver::line_input::PlainInput;
 
+/// No signal ends the program.
+const CONTROLS: LineControls = LineControls { hold: || Box::new(()), ended: || false };
+
 /// Repeats the last message, refuses the word "fail".
 struct Echo {
     requests: usize,
@@ -53,12 +56,28 @@ impl Backend for Echo {
     }
 }
 
+#[test]
+fn a_signal_during_an_answer_ends_the_chat_when_it_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = Arc::new(crate::driver::Conversations::below(folder.path()));
+    let state = StatePaths { history: None, conversations: Some(Arc::clone(&kept)) };
+    let mut chat = Chat::new(Facts::default(), GenerateParams::default(), None);
+    chat.keep_conversations();
+    let mut backend = Echo { requests: 0 };
+    let mut input = PlainInput::new("one\ntwo\n".as_bytes(), Notes::plain(), false);
+    let controls = LineControls { ended: || true, ..CONTROLS };
+    run(&mut chat, &mut backend, &mut input, Notes::plain(), &state, controls, Vec::new()).unwrap();
+    assert_eq!(backend.requests, 1, "the second message is not answered");
+    assert!(kept.resume_last().unwrap().text.contains("one!"));
+}
+
 fn script(lines: &str) -> (Chat, usize) {
     let facts = Facts { model: "echo".into(), supports_system: true, ..Facts::default() };
     let mut chat = Chat::new(facts, GenerateParams::default(), None);
     let mut backend = Echo { requests: 0 };
     let mut input = PlainInput::new(lines.as_bytes(), Notes::plain(), false);
-    run(&mut chat, &mut backend, &mut input, Notes::plain(), &StatePaths::default(), Vec::new()).unwrap();
+    run(&mut chat, &mut backend, &mut input, Notes::plain(), &StatePaths::default(), CONTROLS, Vec::new())
+        .unwrap();
     (chat, backend.requests)
 }
 
@@ -121,7 +140,8 @@ fn prefilled_text_has_no_control_characters() {
     let lines = ["one\u{1b}]0;title\u{7}", "/edit", "anew"].into();
     let mut input = Editing { lines, prefilled: Vec::new() };
     let mut backend = Echo { requests: 0 };
-    run(&mut chat, &mut backend, &mut input, Notes::plain(), &StatePaths::default(), Vec::new()).unwrap();
+    run(&mut chat, &mut backend, &mut input, Notes::plain(), &StatePaths::default(), CONTROLS, Vec::new())
+        .unwrap();
     assert_eq!(input.prefilled, ["one"]);
     assert_eq!(chat.turns()[0].content, "anew");
 }
