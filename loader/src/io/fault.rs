@@ -43,8 +43,8 @@ mod handler {
     static LAST_WORDS: OnceLock<(&str, i32)> = OnceLock::new();
     /// Bytes to write first, or null.
     static FIRST_WORDS: AtomicPtr<&'static [u8]> = AtomicPtr::new(null_mut());
-    /// Files to remove, or null. Lists are never freed, since the handler may be reading one; they are few and
-    /// short.
+    /// Files to remove, or null. Lists are never freed, since the handler may be reading one; they are few
+    /// and short.
     static FILES: AtomicPtr<Vec<CString>> = AtomicPtr::new(null_mut());
     /// Modes of the terminal at stdin when the handler was installed.
     static MODES: OnceLock<libc::termios> = OnceLock::new();

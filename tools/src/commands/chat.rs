@@ -123,7 +123,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         notes.line(tone, &text);
         said.push((tone, text));
     };
-    let backend =
+    let mut backend =
         ChatBackend::open(model.as_deref(), system.as_deref(), &args.session, &args.sampling, &mut say)?;
     if let Some(model) = model.as_deref().filter(|_| config::here().remembers_model())
         && let Err(error) = last_model::remember(model)
@@ -161,7 +161,6 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     }
     greeting(&about, model.is_none()).iter().for_each(|(tone, line)| notes.line(*tone, line));
     notes.line(Tone::Dim, "/help lists the commands, Ctrl-C stops an answer, Ctrl-D quits.");
-    let mut backend = backend;
     let mut first = last.map_or_else(Vec::new, |event| chat.handle(ChatEvent::File(event)));
     first.extend(args.prompt.into_iter().flat_map(|text| chat.handle(ChatEvent::Entered(text))));
     let mut input: Box<dyn Input> = if interactive() {
@@ -172,8 +171,15 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
         let prompts = io::stdin().is_terminal();
         Box::new(PlainInput::new(io::stdin().lock(), notes.aloud(), prompts))
     };
-    let controls = LineControls { hold: || Box::new(Polling::begin()), ended: signals::ended };
-    driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, controls, first)?;
+    driver::run_lines(&mut chat, &mut backend, &mut *input, notes.aloud(), &kept, LINES, first)?;
+    unless_ended()
+}
+
+/// Signals that arrive during an answer in line mode.
+const LINES: LineControls = LineControls { hold: || Box::new(Polling::begin()), ended: signals::ended };
+
+/// An error if a signal has ended the chat.
+fn unless_ended() -> anyhow::Result<()> {
     if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
 }
 
@@ -216,7 +222,7 @@ fn full_screen(
     };
     driver::run_screen(screen, Box::new(backend), kept, history, controls, first)?;
     drop(polling);
-    if signals::ended() { Err(CommandError::Stopped.into()) } else { Ok(()) }
+    unless_ended()
 }
 
 /// The first lines of a chat.

@@ -150,31 +150,6 @@ fn another_model_is_three_keys_away() {
     terminal.over(0);
 }
 
-/// Drivers of GPUs print when they are opened, which must not mark the list. Its last rows say the share in VRAM.
-#[cfg(feature = "gpu")]
-#[test]
-fn the_list_of_models_says_what_a_gpu_would_hold() {
-    let Some(terminal) = Terminal::open(80, 24) else { skip!("tmux is not installed") };
-    terminal.enter("unset XDG_RUNTIME_DIR");
-    terminal.begin("--gpu llvmpipe");
-    // The command, which is on the screen, contains the same letters.
-    let refused = |sight: &str| sight.contains("rc=2") || sight.contains("rc=6");
-    terminal.until("open", |sight| sight.contains("Type a message") || refused(sight));
-    if refused(&terminal.sight()) {
-        skip!("there is no software driver of Vulkan");
-    }
-    terminal.press("F3");
-    terminal.see("built in: ");
-    terminal.see("of experts in VRAM");
-    let sight = terminal.sight();
-    let lines: Vec<_> = sight.lines().map(str::trim_end).collect();
-    assert!(lines[0].starts_with("Model: ") && lines[1].starts_with("  name "), "{sight}");
-    assert!(lines.last().is_some_and(|last| last.ends_with("Enter opens, Esc cancels")), "{sight}");
-    terminal.press("Escape");
-    terminal.press("C-d");
-    terminal.over(0);
-}
-
 /// Two chats at once keep their conversations apart.
 #[test]
 fn two_chats_at_once_have_files_of_their_own() {
