@@ -170,6 +170,99 @@ fn compressed(to: &Path) -> PathBuf {
     write_folder(to, &tensors, Some(way))
 }
 
+/// A folder with one tensor for the gates and ups of all experts of a layer, and one for their downs, and the
+/// same numbers in f32, expert by expert. There is a scale for each expert of a tensor, or one for all.
+fn banks(to: [&Path; 2], of_each: bool) -> BTreeMap<String, Raw> {
+    let file = SafeTensors::open(&folder(FAMILY).join("model.safetensors")).unwrap();
+    let values = |name: &str| {
+        let bytes = file.catalog().bytes(file.catalog().get(name).unwrap());
+        let mut values = vec![0.0; bytes.len() / 2];
+        moelten_quant::decode(Format::BF16, bytes, &mut values);
+        values
+    };
+    let (mut small, mut exact) = (BTreeMap::new(), BTreeMap::new());
+    for tensor in file.catalog().tensors().iter().filter(|tensor| !tensor.name.contains(".experts.")) {
+        let raw: Raw = ("BF16", tensor.shape.clone(), file.catalog().bytes(tensor).to_vec());
+        small.insert(tensor.name.clone(), raw.clone());
+        exact.insert(tensor.name.clone(), raw);
+    }
+    for layer in 0..64_u64 {
+        let stem = format!("model.layers.{layer}.mlp.experts");
+        let of_expert = |expert: u64, part: &str| format!("{stem}.{expert}.{part}_proj.weight");
+        if file.catalog().get(&of_expert(0, "up")).is_none() {
+            break;
+        }
+        for (name, parts) in [("gate_up_proj", &["gate", "up"][..]), ("down_proj", &["down"][..])] {
+            let shape = &file.catalog().get(&of_expert(0, parts[0])).unwrap().shape;
+            let [rows, cols] = shape[..] else { panic!("{name} is a matrix") };
+            let matrix = |expert| parts.iter().flat_map(|part| values(&of_expert(expert, part))).collect();
+            let experts: Vec<Vec<f32>> = (0..16_u64).map(matrix).collect();
+            let wholes: Vec<Vec<f32>> = if of_each { experts } else { vec![experts.concat()] };
+            let wholes: Vec<_> = wholes.iter().map(|values| Quantised::of(values, shape, false)).collect();
+            let all = |of: &dyn Fn(&Quantised) -> Vec<u8>| wholes.iter().flat_map(of).collect::<Vec<u8>>();
+            let wide = |share: u64| vec![16, parts.len() as u64 * rows, cols / share];
+            small.insert(format!("{stem}.{name}"), ("U8", wide(2), all(&Quantised::pairs)));
+            let scales = ("F8_E4M3", wide(16), all(&|one| one.scales.clone()));
+            small.insert(format!("{stem}.{name}_weight_scale"), scales);
+            let shape_of_scales = if of_each { vec![16] } else { vec![] };
+            let scale = ("F32", shape_of_scales, all(&|one| f32s(&[one.whole])));
+            small.insert(format!("{stem}.{name}_weight_scale_2"), scale);
+            small.insert(format!("{stem}.{name}_input_scale"), ("F32", vec![], f32s(&[0.25])));
+            let numbers: Vec<f32> = wholes.iter().flat_map(Quantised::values).collect();
+            let mut matrices = numbers.chunks_exact((rows * cols) as usize);
+            for (expert, part) in (0..16).flat_map(|expert| parts.iter().map(move |part| (expert, part))) {
+                let raw = ("F32", shape.clone(), f32s(matrices.next().unwrap()));
+                exact.insert(of_expert(expert, part), raw);
+            }
+        }
+    }
+    let way = json!({ "quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"] });
+    write_folder(to[0], &small, Some(way));
+    write_folder(to[1], &exact, None);
+    small
+}
+
+#[test]
+fn banks_of_all_experts_hold_the_same_numbers() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for of_each in [true, false] {
+        let own = banks([&at("banks"), &at("exact")], of_each);
+        floats(&at("banks"), &at("from.gguf"));
+        floats(&at("exact"), &at("expected.gguf"));
+        let [a, b] = ["from.gguf", "expected.gguf"].map(|name| Gguf::open(&at(name)).unwrap());
+        for tensor in b.catalog.tensors() {
+            let got = a.catalog.get(&tensor.name).expect("the same tensors");
+            assert!(a.catalog.bytes(got) == b.catalog.bytes(tensor), "{of_each} {}", tensor.name);
+        }
+        // The same bits from a cache of experts, however many it holds.
+        let expected = bits(&at("banks"), How::default());
+        for ram in [Ram::Min, Ram::Auto] {
+            let how = How { ram, io: Io::Direct, ..Default::default() };
+            assert!(bits(&at("banks"), how) == expected, "{of_each} {ram:?}");
+        }
+        // What does not fit, and what lies as columns, is refused by its name.
+        let broken = |name: &str, shape: Vec<u64>| {
+            let mut tensors = own.clone();
+            tensors.get_mut(name).unwrap().1 = shape;
+            let path = write_folder(&at("broken"), &tensors, None);
+            load(&path).err().unwrap_or_else(|| panic!("{name}")).to_string()
+        };
+        let name = "model.layers.1.mlp.experts.down_proj";
+        let [_, rows, cols] = own[name].1[..] else { panic!("{name} is a bank") };
+        let error = broken(name, vec![16, cols, rows]);
+        assert!(error.contains(name) && error.contains("rows are inputs"), "{error}");
+        let scales = format!("{name}_weight_scale");
+        let error = broken(&scales, vec![16, cols / 8, rows]);
+        assert!(error.contains(&scales), "{error}");
+    }
+    let mut tensors = banks([&at("banks"), &at("exact")], true);
+    let whole = "model.layers.1.mlp.experts.down_proj_weight_scale_2";
+    tensors.insert(whole.to_owned(), ("F32", vec![8], f32s(&[1.0; 8])));
+    let error = load(&write_folder(&at("broken"), &tensors, None)).err().unwrap().to_string();
+    assert!(error.contains(whole) && error.contains("[16]"), "{error}");
+}
+
 /// A folder with the same numbers in f32.
 fn exact(to: &Path, power: bool) -> PathBuf {
     let (mut tensors, small) = quantised(power);

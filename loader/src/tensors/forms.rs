@@ -17,16 +17,18 @@ use crate::tensors::resolve::Resolver;
 use crate::tensors::roles::{Names, Role, Rows};
 
 /// What the name of a matrix's scales ends with, and what the matrix's own name ends with there.
-const SCALES: [(&str, &str); 6] = [
+const SCALES: [(&str, &str); 7] = [
     ("", "_scale_inv"),
     ("", "_scale"),
     (".weight", ".scale"),
     ("_blocks", "_scales"),
     (".weight", ".weight_scale"),
     ("_packed", "_scale"),
+    ("_proj", "_proj_weight_scale"),
 ];
 /// The same of the scale of a whole matrix of pairs of E2M1 numbers, and whether it divides.
-const WHOLE: [(&str, &str, bool); 2] = [("", "_scale_2", false), ("_packed", "_global_scale", true)];
+const WHOLE: [(&str, &str, bool); 3] =
+    [("", "_scale_2", false), ("_packed", "_global_scale", true), ("_proj", "_proj_weight_scale_2", false)];
 /// What the name of a tensor ends with by which inputs have to be multiplied, which no product does.
 const OF_INPUTS: &str = ".pre_quant_scale";
 /// Sides of blocks that share a scale, the usual one first.
@@ -110,22 +112,26 @@ impl<'a> Resolver<'a> {
         Ok(self.whole_unit(Unit { from, stored: Stored::Fours { scales }, along, lines, rows, cols, format }))
     }
 
-    /// As [`Self::four_bit_rows`], with an E4M3 scale for each 16 numbers of a row, and one for all of them.
+    /// As [`Self::four_bit_rows`], with an E4M3 scale for each 16 numbers of a row, and one for all of them
+    /// or for each expert's.
     pub(super) fn sixteen_rows(
         &mut self,
         tensor: &TensorInfo,
         skip: usize,
         (whole, rows): (usize, usize),
         cols: usize,
+        expert: usize,
     ) -> Result<MatrixRef> {
         let scales = self.scales_of(tensor)?;
-        let own = [wide(whole), wide(cols / SIXTEENS)];
+        let experts = tensor.shape.len().checked_sub(3).and(tensor.shape.first().copied());
+        let of_one = [wide(whole), wide(cols / SIXTEENS)];
+        let own: Vec<u64> = experts.into_iter().chain(of_one).collect();
         if scales.shape != own || !cols.is_multiple_of(SIXTEENS) {
-            let fault = Fault::WrongShape { found: scales.shape.clone(), expected: own.to_vec() };
+            let fault = Fault::WrongShape { found: scales.shape.clone(), expected: own };
             return Err(self.fault(scales, "", fault));
         }
-        let scale = self.scale_of_whole(tensor)?;
-        let first = wide(skip);
+        let scale = self.scale_of_whole(tensor, experts, expert)?;
+        let first = self.times(tensor, whole, expert)?.saturating_add(wide(skip));
         let from = self.place(tensor, first.saturating_mul(wide(cols / 2)));
         let scales = self.place(scales, first.saturating_mul(wide(cols / SIXTEENS)));
         let divides = cols.is_multiple_of(Format::Nvfp4F32.block_len());
@@ -134,8 +140,14 @@ impl<'a> Resolver<'a> {
         Ok(self.whole_unit(Unit { from, stored, along, lines, rows, cols, format }))
     }
 
-    /// The scale of a whole matrix of pairs of E2M1 numbers, if it has one.
-    fn scale_of_whole(&mut self, tensor: &TensorInfo) -> Result<Option<Whole>> {
+    /// The scale of a whole matrix of pairs of E2M1 numbers, if it has one. A bank of `experts` has one for
+    /// all of them, or one for each.
+    fn scale_of_whole(
+        &mut self,
+        tensor: &TensorInfo,
+        experts: Option<u64>,
+        expert: usize,
+    ) -> Result<Option<Whole>> {
         let stem = tensor.name.strip_suffix(".weight").or_else(|| tensor.name.strip_suffix(".weight_packed"));
         let of_inputs = stem.and_then(|stem| self.catalog.get(&format!("{stem}{OF_INPUTS}")));
         if let Some(scale) = of_inputs {
@@ -151,8 +163,26 @@ impl<'a> Resolver<'a> {
         });
         let Some((scale, divides)) = found else { return Ok(None) };
         self.used.insert(scale.name.as_str());
-        self.check_scale(scale, 1)?;
-        Ok(Some(Whole { place: self.place(scale, 0), divides }))
+        let of_each = experts.filter(|_| scale.shape.iter().any(|&size| size != 1));
+        self.check_scale(scale, of_each.unwrap_or(1))?;
+        let skip = if of_each.is_some() { 4 * wide(expert) } else { 0 };
+        Ok(Some(Whole { place: self.place(scale, skip), divides }))
+    }
+
+    /// Refuses a bank of such matrices that do not lie as products take them, `[experts, rows, cols / 2]`.
+    pub(super) fn refuse_turned_sixteens(&self, tensor: &TensorInfo) -> LoadError {
+        LoadError::Unsupported {
+            path: self.catalog.path(tensor).to_owned(),
+            feature: format!(
+                "tensor {}: NVFP4 of all experts in one tensor {:?} whose rows are inputs or alternate",
+                printable(&tensor.name),
+                tensor.shape
+            ),
+            hint:
+                "such tensors with outputs as rows are, and folders with tensors for each expert; or use a \
+                   GGUF file of this model"
+                    .into(),
+        }
     }
 
     /// Checks that a tensor holds some f32 numbers.

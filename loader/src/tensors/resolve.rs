@@ -234,11 +234,16 @@ impl<'a> Resolver<'a> {
             Lie::AsColumns => true,
             Lie::ByShape => columns,
         };
+        let whole = whole_rows(rule, rows);
+        let by_inputs = whole != cols / 2 && bank.shape.ends_with(&shape(&[cols / 2, whole]));
+        let turned = columns || alternate(rule) || by_inputs;
+        if turned && bank.shape.len() == 3 && self.is_sixteens(bank) {
+            return Err(self.refuse_turned_sixteens(bank));
+        }
         let fours = bank.shape.len() == 4 && self.is_fours(bank);
         if columns || fours || bank.shape.len() == 2 && !rule.per_expert() || alternate(rule) {
             return self.lying_part(bank, (rule.rows, columns), experts, (rows, cols));
         }
-        let whole = whole_rows(rule, rows);
         if rule.per_expert() {
             return (0..experts)
                 .map(|e| {
@@ -341,8 +346,8 @@ impl<'a> Resolver<'a> {
         if self.is_fours(tensor) {
             return self.four_bit_rows(tensor, skip, (whole, rows), cols, expert);
         }
-        if self.is_sixteens(tensor) && tensor.shape.len() == 2 {
-            return self.sixteen_rows(tensor, skip, (whole, rows), cols);
+        if self.is_sixteens(tensor) {
+            return self.sixteen_rows(tensor, skip, (whole, rows), cols, expert);
         }
         let path = self.catalog.path(tensor);
         let format = tensor.known_format(path)?;

@@ -508,6 +508,7 @@ impl From<&'static [NameRule]> for Names {
 pub const IGNORED_SUFFIXES: &[&str] = &[
     ".rotary_emb.inv_freq",
     ".input_scale",
+    "_proj_input_scale",
     ".input_global_scale",
     ".k_scale",
     ".v_scale",
