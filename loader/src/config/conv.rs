@@ -33,7 +33,11 @@ pub(super) fn plain(raw: &RawConfig, container: Container) -> Result<RawConfig> 
 )]
 fn adjusted_width(raw: &RawConfig) -> Result<u64> {
     let stated = match &raw.d_ff.value {
-        Some(PerLayer(widths)) => widths.first().copied().unwrap_or(0).min(2 * MAX_FF),
+        Some(PerLayer(widths)) => {
+            let stated = widths.first().copied().unwrap_or(0);
+            raw.bounded(&raw.d_ff.name, stated, 1, 2 * MAX_FF)?;
+            stated
+        }
         None => return Err(raw.missing(&raw.d_ff.name)),
     };
     let factor = f64::from(raw.positive(&raw.ff_multiplier)?);

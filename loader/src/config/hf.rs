@@ -2,6 +2,7 @@
 //! (`rope_theta`, `rope_scaling`), and `text_config`. Keys that are not understood are listed. It must not
 //! know what the values mean.
 
+mod sparse;
 mod values;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::config::ignored::HF_IGNORED;
 use crate::config::positions::PROPORTIONAL;
 use crate::config::predicting;
 use crate::error::{Fault, LoadError, Result};
+use sparse::MAX_LAYERS;
 use values::{flag, kind, number, whole};
 
 /// The object in which models for several kinds of input keep the settings of the language model.
@@ -45,8 +47,6 @@ const TUNING: &str = "attn_temperature_tuning";
 const ENDS: &str = "eos_token_id";
 /// The object with settings of single layers.
 const BY_LAYER: &str = "per_layer_config";
-/// Layers that a list is made for; the lowering refuses more.
-const MAX_LAYERS: u64 = 4096;
 
 /// Reads a parsed `config.json`.
 ///
@@ -82,8 +82,8 @@ pub(crate) fn read(path: &Path, config: &Value) -> Result<RawConfig> {
     layer_config(&mut raw, &file)?;
     raw.temperature_on = tuning(path, &file)?;
     raw.ngram_end = first_end(&file);
-    raw.window_layers = window_layers(&raw);
-    raw.moe_layers = moe_layers(&raw)?;
+    raw.window_layers = window_layers(&raw)?;
+    raw.moe_layers = sparse::moe_layers(&raw)?;
     // Configurations of the Qwen kind have the window off unless they say that it is on.
     let qwen_kind = raw.window_from.value.is_some();
     if !raw.window_on.value.unwrap_or(!qwen_kind) {
@@ -173,93 +173,21 @@ fn folder_name(path: &Path) -> String {
 }
 
 /// Qwen2-style lists: `layer_types`, or "from `max_window_layers` on".
-fn window_layers(raw: &RawConfig) -> Field<Vec<bool>> {
+fn window_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
     if let Some(types) = &raw.layer_types.value {
         let windowed = types.iter().map(|kind| kind == "sliding_attention").collect();
-        return Field::new(raw.layer_types.name.clone(), Some(windowed));
+        return Ok(Field::new(raw.layer_types.name.clone(), Some(windowed)));
     }
     if let Some(flags) = &raw.window_flags.value {
-        let windowed = flags.iter().map(|&flag| flag != 0).collect();
-        return Field::new(raw.window_flags.name.clone(), Some(windowed));
+        let windowed = sparse::yes_or_no(raw, &raw.window_flags.name, flags)?;
+        return Ok(Field::new(raw.window_flags.name.clone(), Some(windowed)));
     }
     let bounded = raw.layers.value.filter(|&n| n <= MAX_LAYERS);
     let value = match (raw.window_from.value, bounded) {
         (Some(from), Some(n)) => Some((0..n).map(|layer| layer >= from).collect()),
         _ => None,
     };
-    Field::new(raw.window_from.name.clone(), value)
-}
-
-/// Which layers have experts: as `mlp_layer_types` lists, or every `decoder_sparse_step`-th layer of a range,
-/// minus `mlp_only_layers`.
-fn moe_layers(raw: &RawConfig) -> Result<Field<Vec<bool>>> {
-    if let Some(types) = &raw.mlp_types.value {
-        let name = raw.mlp_types.name.clone();
-        let sparse = |kind: &String| ["sparse", "moe", "hash_moe"].contains(&kind.as_str());
-        return Ok(Field::new(name, Some(types.iter().map(sparse).collect())));
-    }
-    if let (Some(listed), Some(layers)) = (&raw.moe_list.value, raw.layers.value.filter(|&n| n <= MAX_LAYERS))
-    {
-        let name = raw.moe_list.name.clone();
-        if let Some(other) = listed.iter().find(|&&layer| layer >= layers) {
-            let fault =
-                Fault::OutOfRange { found: other.to_string(), low: 0, high: layers.saturating_sub(1) };
-            return Err(raw.fault(&name, fault));
-        }
-        return Ok(Field::new(name, Some((0..layers).map(|layer| listed.contains(&layer)).collect())));
-    }
-    match raw.moe_flags.value.as_ref().map(|PerLayer(flags)| flags.as_slice()) {
-        None | Some([1]) => {}
-        // Models that say how often experts come have them in every layer behind the first dense ones.
-        Some(&[often]) => {
-            let fault = Fault::OutOfRange { found: often.to_string(), low: 1, high: 1 };
-            return Err(raw.fault(&raw.moe_flags.name, fault));
-        }
-        Some(flags) => {
-            let sparse = flags.iter().map(|&flag| flag != 0).collect();
-            return Ok(Field::new(raw.moe_flags.name.clone(), Some(sparse)));
-        }
-    }
-    let (step, dense) = (&raw.sparse_step, raw.dense_layers.value.as_deref());
-    let stated = step.value.is_some() || dense.is_some() || raw.leading_dense.value.is_some();
-    let bounded = raw.layers.value.filter(|&n| stated && n <= MAX_LAYERS);
-    // One of the fields is enough: every layer counts unless the step says otherwise.
-    let value = match (step.value.unwrap_or(1), bounded) {
-        (_, None) => None,
-        (0, _) => {
-            let fault = Fault::OutOfRange { found: "0".into(), low: 1, high: MAX_LAYERS };
-            return Err(raw.fault(&step.name, fault));
-        }
-        (step, Some(n)) => {
-            let (first, end) = (raw.leading_dense.value.unwrap_or(0), sparse_end(raw, n)?);
-            let dense = dense.unwrap_or_default();
-            let sparse = |layer: u64| {
-                (first..end).contains(&layer)
-                    && !dense.contains(&layer)
-                    && layer.saturating_add(1).is_multiple_of(step)
-            };
-            Some((0..n).map(sparse).collect())
-        }
-    };
-    Ok(Field::new(step.name.clone(), value))
-}
-
-/// The end of the range of layers that may have experts.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "the number is checked to be a layer's"
-)]
-fn sparse_end(raw: &RawConfig, layers: u64) -> Result<u64> {
-    match raw.last_sparse.value {
-        None | Some(-1.0) => Ok(layers),
-        Some(last) if last.fract() == 0.0 && last >= 0.0 && last < layers as f64 => Ok(last as u64 + 1),
-        Some(last) => {
-            let fault = Fault::BadNumber { found: last.to_string(), must: "a layer's number, or -1" };
-            Err(raw.fault(&raw.last_sparse.name, fault))
-        }
-    }
+    Ok(Field::new(raw.window_from.name.clone(), value))
 }
 
 /// How many dimensions of a head rotate under a partial factor.

@@ -86,7 +86,8 @@ impl RawConfig {
         Err(self.fault(&field.name, Fault::BadNumber { found: value.to_string(), must }))
     }
 
-    fn bounded(&self, name: &str, value: u64, low: u64, high: u64) -> Result<usize> {
+    /// A whole number from `low` to `high`, of the field of this name.
+    pub fn bounded(&self, name: &str, value: u64, low: u64, high: u64) -> Result<usize> {
         match usize::try_from(value) {
             Ok(count) if (low..=high).contains(&value) => Ok(count),
             _ => Err(self.fault(name, Fault::OutOfRange { found: value.to_string(), low, high })),
