@@ -31,9 +31,13 @@ struct Crossing {
 }
 
 fn crossing() -> Crossing {
-    let file = SafeTensors::open(&folder("phi3").join("longrope.safetensors")).unwrap();
+    crossing_in(&folder("phi3").join("longrope.safetensors"), "logits_last")
+}
+
+fn crossing_in(path: &Path, logits: &str) -> Crossing {
+    let file = SafeTensors::open(path).unwrap();
     let ids = |name: &str| file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect();
-    Crossing { ids: ids("input_ids"), last: file.f32s("logits_last").unwrap().1, greedy: ids("greedy_ids") }
+    Crossing { ids: ids("input_ids"), last: file.f32s(logits).unwrap().1, greedy: ids("greedy_ids") }
 }
 
 /// The model as a folder, and as a GGUF file of it. Its weights are those of `phi3`.
@@ -51,9 +55,23 @@ fn models(dir: &Path) -> [PathBuf; 2] {
 #[test]
 fn both_sides_of_the_original_context_are_those_of_transformers() {
     let dir = tempfile::tempdir().unwrap();
-    let Crossing { ids, last, greedy: follows } = crossing();
-    for path in models(dir.path()) {
-        let model = model(&path, How::default());
+    compare(&models(dir.path()), crossing());
+}
+
+/// The same with the folder and the file that llama.cpp's converter made of it.
+#[test]
+#[ignore = "needs MOELTEN_FAMILIES, folders of model folders of which one is phi3-longrope-cross"]
+fn both_sides_elsewhere_are_those_of_transformers() {
+    let folders = std::env::var("MOELTEN_FAMILIES").expect("MOELTEN_FAMILIES names folders");
+    let mut there = folders.split(':').map(|folder| Path::new(folder).join("phi3-longrope-cross"));
+    let folder = there.find(|folder| folder.exists()).expect("one has phi3-longrope-cross");
+    let crossing = crossing_in(&folder.join("golden.safetensors"), "logits");
+    compare(&[folder.clone(), folder.join("model.gguf")], crossing);
+}
+
+fn compare(paths: &[PathBuf], Crossing { ids, last, greedy: follows }: Crossing) {
+    for path in paths {
+        let model = model(path, How::default());
         let sequence = |context| {
             let options = SequenceOptions { context: Some(context), kv: KvFormat::F32 };
             Sequence::new(Arc::clone(&model), options).unwrap()
