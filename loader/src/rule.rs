@@ -122,7 +122,7 @@ impl ModelSpec {
 }
 
 fn change_moe(moe: &mut MoeSpec, choice: ExpertChoice) -> Result<(), RuleError> {
-    let RouterInput::Groups { size } = moe.router_input else {
+    let RouterInput::Groups { size, .. } = moe.router_input else {
         if moe.weighs_inputs && choice != ExpertChoice::Best(1) {
             return Err(RuleError("a token of this model has one expert, whose input is weighed".to_owned()));
         }

@@ -128,7 +128,7 @@ pub enum Place {
     Cross,
     /// Where the dense block is, in layers that add it and experts up (Gemma 4).
     Dense,
-    /// Where experts are that read what those of the layer give (GroveMoE).
+    /// Where experts are that stand for groups of those of the layer (GroveMoE).
     Adjugate,
     /// Where the layer's own numbers of a token join.
     LayerInput,
@@ -146,8 +146,11 @@ pub enum Join {
     /// The residual stream as the layer received it. The output is added in order (Arctic).
     Outset,
     /// What the branch before it gave, before that was scaled and joined. The output is added in order
-    /// (GroveMoE).
+    /// (GroveMoE, as llama.cpp has it).
     Output,
+    /// What the branch before it read, under that branch's norm, which has none after its operation. The
+    /// output is added in order (GroveMoE, as its authors have it).
+    Beside,
 }
 
 /// What a branch computes.

@@ -82,6 +82,10 @@ impl<'a> PassContext<'a> {
 
     /// The normed input of a branch, of some rows of the batch.
     fn normed(self, branch: &Branch, rows: Range<usize>, s: &mut Executor) {
+        if branch.join == Join::Beside {
+            // It is there since the branch before, which takes all rows at once.
+            return;
+        }
         let at = rows.start * self.d_model..rows.end * self.d_model;
         if let Some(streams) = &branch.streams {
             let wide = at.start * self.streams..at.end * self.streams;
@@ -89,7 +93,7 @@ impl<'a> PassContext<'a> {
         }
         let x = match (&branch.streams, branch.join) {
             (Some(_), _) => &s.streams.read[..at.len()],
-            (None, Join::InOrder | Join::Parallel) => &s.x[at.clone()],
+            (None, Join::InOrder | Join::Parallel | Join::Beside) => &s.x[at.clone()],
             (None, Join::Outset) => &s.outset[at.clone()],
             (None, Join::Output) => &s.branch[at.clone()],
         };
@@ -291,7 +295,7 @@ impl<'a> PassContext<'a> {
             (RouterInput::Branch | RouterInput::Residual { .. } | RouterInput::Groups { .. }, _) => normed,
         };
         match (moe.spec.router_input, &moe.router) {
-            (RouterInput::Groups { size }, _) => moe.follow(size, &mut s.moe.route),
+            (RouterInput::Groups { size, weights }, _) => moe.follow(size, weights, &mut s.moe.route),
             (_, Some(router)) => {
                 let (packed, grouped) = (&mut products.packed, &mut products.grouped);
                 router.route(compute, of_router, (live, token), &mut s.moe.route, packed, grouped);

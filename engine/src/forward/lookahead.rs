@@ -33,7 +33,7 @@ impl<'a> Ahead<'a> {
         (routing, token, x): (&Routing, &dyn Fn(usize) -> u32, &'a [f32]),
         s: &'a mut AheadScratch,
     ) -> Self {
-        if let Some(NextBank { experts, input: RouterInput::Groups { size }, .. }) = next {
+        if let Some(NextBank { experts, input: RouterInput::Groups { size, .. }, .. }) = next {
             vote(routing, experts, size, &mut s.votes, &mut s.ranked);
         } else if let Some(NextBank { router: Some(router), .. }) = next
             && router.spec.listed

@@ -518,12 +518,14 @@ fields! {
     expert_d_ff: Uniform = hf["moe_intermediate_size"],
         gguf[Key("{arch}.expert_feed_forward_length"), Columns("blk.*.ffn_down_exps.weight")];
     /// Adjugate experts: their hidden width; without one there are none.
-    adjugate_d_ff: u64 = hf[],
+    adjugate_d_ff: u64 = hf["parallel_expert_intermediate_size"],
         gguf[Key("{arch}.expert_chunk_feed_forward_length"), Columns("blk.*.ffn_down_chexps.weight")];
     /// Adjugate experts: how many experts one of them stands for.
-    adjugate_group: u64 = hf[], gguf[Key("{arch}.experts_per_group")];
+    adjugate_group: u64 = hf["num_experts_per_group"], gguf[Key("{arch}.experts_per_group")];
     /// Adjugate experts: factor on what they give.
     adjugate_scale: f64 = hf[], gguf[Key("{arch}.expert_group_scale")];
+    /// Adjugate experts: whether they read what the layer's experts read, with the weights of these.
+    adjugate_beside: bool = hf[], gguf[Key("{arch}.expert_group_beside")];
     /// Hidden width of the shared expert.
     shared_d_ff: u64 = hf["shared_expert_intermediate_size", "shared_intermediate_size",
             "moe_shared_expert_intermediate_size"],

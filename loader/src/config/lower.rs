@@ -23,8 +23,8 @@ use crate::config::sources::{kv_heads, layer_input_width, of_layer, sources};
 use crate::config::ssm::{Hybrid, LayerKind, hybrid};
 use crate::error::{Fault, LoadError, Result};
 use crate::families::{
-    BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind, SinkLayers,
-    SsmKind, WindowRule,
+    AdjugateKind, BesideKind, FAMILIES, Family, FolderSizes, LogitScale, NormKind, NormPlaces, QkNormKind,
+    SinkLayers, SsmKind, WindowRule,
 };
 use crate::near::near;
 use crate::spec::{
@@ -109,7 +109,8 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
     };
     let residual_scale = raw.positive(&raw.residual_scale)?;
     let own = layer_inputs(raw, eps)?;
-    let with = Assembly { norm, scale: residual_scale, own };
+    let adjugate = family.folder_adjugate.filter(|_| container == Container::HfFolder);
+    let with = Assembly { norm, scale: residual_scale, own, adjugate };
     let layers = mixers.into_iter().zip(ffn).enumerate();
     let layers = layers.map(|(index, ops)| assembled(raw, family, sizes, &with, index, ops));
     let mut layers = layers.collect::<Result<Vec<LayerSpec>>>()?;
@@ -162,6 +163,8 @@ struct Assembly {
     scale: f32,
     /// The numbers that every layer gets of a token.
     own: Option<LayerInputs>,
+    /// The adjugate experts that the file does not describe.
+    adjugate: Option<AdjugateKind>,
 }
 
 /// A layer of these operations.
@@ -173,14 +176,14 @@ fn assembled(
     index: usize,
     (mixer, ffn): (Option<Op>, Option<Op>),
 ) -> Result<LayerSpec> {
-    let &Assembly { norm, scale, own } = with;
+    let &Assembly { norm, scale, own, adjugate } = with;
     let mut layer = layer(family, norm, mixer, ffn, scale);
     match family.beside {
         BesideKind::None => {}
         BesideKind::Outset => layer = beside_dense(layer, sizes.d_model),
         BesideKind::Sum => sum_with_dense(&mut layer, norm, || dense_width(raw, sizes.layers, index))?,
     }
-    add_adjugate(raw, &mut layer)?;
+    add_adjugate(raw, adjugate, &mut layer)?;
     if let Some(LayerInputs { width, .. }) = own {
         let op = Op::LayerInput(LayerInputSpec { width, activation: activation(raw, family)? });
         let (place, join, post_norm) = (Place::LayerInput, Join::InOrder, Some(norm));

@@ -15,9 +15,9 @@ use crate::error::Result;
 use crate::families::{Growth, LogitScale, QkNormKind, RopeLayers, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
-    Activation, AttentionSpec, ExpertGroups, KvSource, LayerInputs, LayerSpec, MlpSpec, ModelSpec, MoeSpec,
-    NormSpec, Place, QkNorm, Renormalise, RopeScaling, RopeSpec, Scoring, Select, SharedExpert, StreamMix,
-    StreamsSpec, Temperature,
+    Activation, AttentionSpec, ExpertGroups, GroupWeights, KvSource, LayerInputs, LayerSpec, MlpSpec,
+    ModelSpec, MoeSpec, NormSpec, Place, QkNorm, Renormalise, RopeScaling, RopeSpec, RouterInput, Scoring,
+    Select, SharedExpert, StreamMix, StreamsSpec, Temperature,
 };
 
 /// The keys that describe `spec`.
@@ -262,6 +262,10 @@ fn feed_forward(spec: &ModelSpec, keys: &mut Keys) {
             keys.u32(&FIELDS.adjugate_d_ff, adjugate.expert.d_ff);
             keys.u32(&FIELDS.adjugate_group, moe.experts / adjugate.experts);
             keys.f32(&FIELDS.adjugate_scale, scale);
+            // Readers without this key take the other way.
+            if matches!(adjugate.router_input, RouterInput::Groups { weights: GroupWeights::OfExperts, .. }) {
+                keys.add(&FIELDS.adjugate_beside, Value::Bool(true));
+            }
         }
         if let Activation::ClampedSwiglu { alpha, limit } = moe.expert.activation {
             keys.f32_unless(&FIELDS.swiglu_alpha, alpha, 1.702);

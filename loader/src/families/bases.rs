@@ -77,6 +77,7 @@ pub(super) const LLAMA: Family = Family {
     renormalise: Setting::Fixed(true),
     folder_renormalises: false,
     shared: SharedKind::None,
+    folder_adjugate: None,
     expert_width: ExpertWidth::AsDense,
     yarn_truncate: true,
     folder_sizes: None,

@@ -137,6 +137,8 @@ pub struct Family {
     pub folder_renormalises: bool,
     /// The shared expert.
     pub shared: SharedKind,
+    /// The adjugate experts of folders, which do not describe them.
+    pub folder_adjugate: Option<AdjugateKind>,
     /// Which field holds the hidden width of a routed expert.
     pub expert_width: ExpertWidth,
     /// Whether YaRN rounds its range to whole dimensions when the configuration does not say.
@@ -149,6 +151,17 @@ pub struct Family {
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
+}
+
+/// Experts that stand for groups of a layer's experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdjugateKind {
+    /// Their hidden width.
+    pub d_ff: u64,
+    /// How many experts one of them stands for.
+    pub group: usize,
+    /// Factor on what they give.
+    pub scale: f64,
 }
 
 /// What the models of a family have that are encoder and decoder.

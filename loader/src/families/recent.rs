@@ -3,8 +3,8 @@
 
 use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA, QWEN3};
 use super::family::{
-    ActivationKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind, Setting,
-    SharedKind, SinkLayers, WindowRule,
+    ActivationKind, AdjugateKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind,
+    Setting, SharedKind, SinkLayers, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -115,11 +115,19 @@ pub(super) const GLM_DSA: Family = Family {
     ..DEEPSEEK32
 };
 
-/// GroveMoE (arXiv 2508.07785), as llama.cpp runs it: folders are not read.
+/// GroveMoE (arXiv 2508.07785): folders as the authors' code reads them, which has the sizes of adjugate
+/// experts in it, and GGUF files as llama.cpp runs them.
 pub(super) const GROVEMOE: Family = Family {
     label: "grovemoe",
-    hf_types: &[],
+    hf_types: &["grove_moe", "grovemoe"],
+    folder_names: &[
+        layer(T::AdjugateExperts(Gate), "model.layers.{L}.mlp.chunk_experts.{E}.gate_proj.weight"),
+        layer(T::AdjugateExperts(Up), "model.layers.{L}.mlp.chunk_experts.{E}.up_proj.weight"),
+        layer(T::AdjugateExperts(Down), "model.layers.{L}.mlp.chunk_experts.{E}.down_proj.weight"),
+    ],
     gguf_arch: "grovemoe",
+    renormalise: Setting::Fixed(true),
+    folder_adjugate: Some(AdjugateKind { d_ff: 128, group: 2, scale: 0.05 }),
     expert_width: ExpertWidth::Own,
     ..QWEN3
 };

@@ -14,7 +14,7 @@ pub struct BankKey {
 pub enum BankKind {
     /// Feed-forward blocks.
     FeedForward,
-    /// Feed-forward blocks that read what those of the layer give (GroveMoE).
+    /// Feed-forward blocks that stand for groups of those of the layer (GroveMoE).
     Adjugate,
     /// Query heads of attention (JetMoE).
     Heads,

@@ -140,13 +140,24 @@ pub enum RouterInput {
         eps: f32,
     },
     /// Nothing: it takes the choice of the branch before it, a mixture whose shared expert has no gate. Each
-    /// of the token's experts there stands for its group of `size` neighbours, which is an expert here. Its
-    /// weight is what the softmax over all experts there gave to the expert of the group's number, over the
-    /// sum of these (GroveMoE, as llama.cpp has it).
+    /// of the token's experts there stands for its group of `size` neighbours, which is an expert here
+    /// (GroveMoE).
     Groups {
         /// Experts of a group.
         size: usize,
+        /// What such an expert weighs.
+        weights: GroupWeights,
     },
+}
+
+/// The weight of an expert that stands for a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupWeights {
+    /// The sum of the weights of the token's experts in the group (GroveMoE, as its authors have it).
+    OfExperts,
+    /// What the softmax over all experts gave to the expert of the group's number, over the sum of these, as
+    /// often as the group is chosen (GroveMoE, as llama.cpp has it).
+    OfNumbers,
 }
 
 impl MoeSpec {

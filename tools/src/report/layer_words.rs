@@ -2,10 +2,10 @@
 //! routers. It must not know files.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, CapacitySpec, CompressedSpec, ExpertGroups, ExpertLimit, HeadExpertsSpec,
-    HeadSpec, ImagePool, ImageSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate, Pairing, QkNorm,
-    RelativeSpec, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring, Second, Select,
-    SharedExpert,
+    Activation, AttentionSpec, CapacitySpec, CompressedSpec, ExpertGroups, ExpertLimit, GroupWeights,
+    HeadExpertsSpec, HeadSpec, ImagePool, ImageSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate,
+    Pairing, QkNorm, RelativeSpec, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring,
+    Second, Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -233,10 +233,12 @@ pub fn head_experts(heads: &HeadExpertsSpec) -> String {
 
 /// How experts are chosen.
 pub fn router(moe: &MoeSpec) -> String {
-    if let RouterInput::Groups { size } = moe.router_input {
-        return format!(
-            "chosen with the experts before, one for each {size} of them, and reads what they give"
-        );
+    if let RouterInput::Groups { size, weights } = moe.router_input {
+        let reads = match weights {
+            GroupWeights::OfExperts => "what they read",
+            GroupWeights::OfNumbers => "what they give",
+        };
+        return format!("chosen with the experts before, one for each {size} of them, and reads {reads}");
     }
     let mut words = choice(&moe.router);
     let reads = match moe.router_input {

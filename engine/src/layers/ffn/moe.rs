@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use moelten_loader::spec::MoeSpec;
+use moelten_loader::spec::{GroupWeights, MoeSpec};
 use moelten_loader::tensors::bank::MatrixRef;
 use moelten_quant::{Activations, Line};
 
@@ -83,10 +83,13 @@ pub struct MoeInput<'a> {
 impl Moe {
     /// Chooses the experts of each token by the choice of the branch before it, which is still in `s`: those
     /// of the groups of `size` neighbours.
-    pub fn follow(&self, size: usize, s: &mut RouteScratch) {
+    pub fn follow(&self, size: usize, weights: GroupWeights, s: &mut RouteScratch) {
         let (k, all) = (self.spec.router.select.max_experts(), self.spec.experts * size);
         let logits = &s.logits[..s.routing.tokens() * all];
-        s.routing.choose_groups(size, k, logits, all);
+        match weights {
+            GroupWeights::OfExperts => s.routing.sum_groups(size),
+            GroupWeights::OfNumbers => s.routing.choose_groups(size, k, logits, all),
+        }
     }
 
     /// `out = moe(x)`, both `[tokens, d_model]`, after [`Self::route`]. `meanwhile` runs once the reads of

@@ -1,6 +1,8 @@
 //! From router logits to experts and weights. It is exact and deterministic: plain f32 in a fixed order, ties
 //! to the lower expert id. It must not know where expert weights are.
 
+mod groups;
+
 use moelten_loader::spec::{CapacitySpec, ExpertGroups, Renormalise, RouterSpec, Scoring, Second, Select};
 
 /// The experts of each token of a batch. Tokens may have different numbers of experts.
@@ -126,39 +128,6 @@ impl Routing {
         }
         if let Some(last) = self.starts.last_mut() {
             *last = end;
-        }
-        self.ids.truncate(end);
-        self.weights.truncate(end);
-    }
-
-    /// Makes the choice of every token that of the groups of `size` neighbours that its first `k` experts are
-    /// in. The weight of a group is what the softmax of `logits`, `[tokens, experts]`, gave to the expert of
-    /// its number, over the sum of these; a group of several of the experts counts as often.
-    pub fn choose_groups(&mut self, size: usize, k: usize, logits: &[f32], experts: usize) {
-        let (mut end, mut next) = (0, 0);
-        for (token, logits) in logits.chunks_exact(experts).enumerate() {
-            let chosen = next..self.starts[token + 1];
-            next = chosen.end;
-            let chosen = chosen.start..chosen.end.min(chosen.start + k);
-            self.scores.clear();
-            self.scores.extend_from_slice(logits);
-            softmax(&mut self.scores);
-            let group = |id: u32| id as usize / size;
-            let total: f32 = self.ids[chosen.clone()].iter().map(|&id| self.scores[group(id)]).sum();
-            // Groups are no more than experts: what is written stays behind what is read.
-            let begin = end;
-            for at in chosen {
-                let group = group(self.ids[at]);
-                let weight = self.scores[group] / total;
-                match self.ids[begin..end].iter().position(|&known| known as usize == group) {
-                    Some(known) => self.weights[begin + known] += weight,
-                    None => {
-                        (self.ids[end], self.weights[end]) = (group as u32, weight);
-                        end += 1;
-                    }
-                }
-            }
-            self.starts[token + 1] = end;
         }
         self.ids.truncate(end);
         self.weights.truncate(end);

@@ -106,15 +106,16 @@ impl<'a> Layer<'a> {
         for (number, branch) in spec.branches.iter().enumerate() {
             match branch.join {
                 Join::InOrder => input.clone_from(x),
-                Join::Parallel => {}
+                Join::Parallel | Join::Beside => {}
                 Join::Outset => input.clone_from(&outset),
                 Join::Output => input.clone_from(&before.1),
             }
             let parent = number.checked_sub(1).and_then(|number| spec.branches.get(number));
             let out = match (&branch.op, parent) {
-                (Op::Moe(MoeSpec { router_input: RouterInput::Groups { size }, .. }), Some(parent)) => {
-                    self.groups(branch, *size, parent, &before)
-                }
+                (
+                    Op::Moe(MoeSpec { router_input: RouterInput::Groups { size, weights }, .. }),
+                    Some(parent),
+                ) => self.groups(branch, (*size, *weights), parent, &before),
                 _ => self.branch(branch, &input, &outset, caches),
             };
             before = (input.clone(), out.clone());

@@ -2,18 +2,28 @@
 //! attention to compressed tokens.
 
 use moelten_loader::spec::{
-    Activation, AttentionSpec, BlockChoice, BranchSpec, CompressedSpec, CompressorSpec, HeadExpertsSpec,
-    Join, KvSource, MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput, RouterSpec, RowChoice,
-    Scoring, Second, Select, SharedExpert, StreamMix, StreamsSpec,
+    Activation, AttentionSpec, BlockChoice, BranchSpec, CompressedSpec, CompressorSpec, GroupWeights,
+    HeadExpertsSpec, Join, KvSource, MlpSpec, ModelSpec, Op, Pairing, Place, Renormalise, RouterInput,
+    RouterSpec, RowChoice, Scoring, Second, Select, SharedExpert, StreamMix, StreamsSpec,
 };
 
 use super::made::{EXPERTS, attention, branch, layer, mlp, model, moe};
 use super::{check_choices, check_spec_choices, dense};
 use Place::{Ffn, Mixer};
 
-/// Experts that read what the layer's experts give, chosen with these.
+/// Experts chosen with the layer's experts, which read what these give.
 #[test]
-fn adjugate_experts() {
+fn adjugate_experts_behind() {
+    adjugate(GroupWeights::OfNumbers, Join::Output);
+}
+
+/// The same, which read what these read.
+#[test]
+fn adjugate_experts_beside() {
+    adjugate(GroupWeights::OfExperts, Join::Beside);
+}
+
+fn adjugate(weights: GroupWeights, join: Join) {
     check_choices("adjugate", |d_ff| {
         let layers = [(6, 2, 2, 0.05), (6, 3, 4, 0.7)].map(|(experts, size, k, scale)| {
             let Op::Moe(mut spec) = moe(mlp(d_ff, true, false), SharedExpert::None) else {
@@ -23,12 +33,12 @@ fn adjugate_experts() {
             spec.router.select = Select::SoftmaxTopK { k, renormalise: true };
             let mut adjugate = spec.clone();
             adjugate.experts = experts / size;
-            adjugate.router_input = RouterInput::Groups { size };
+            adjugate.router_input = RouterInput::Groups { size, weights };
             let k = k.min(experts / size);
             adjugate.router.select = Select::SoftmaxTopK { k, renormalise: true };
             adjugate.router.scale = 1.0;
             let behind = branch(Place::Adjugate, Op::Moe(adjugate));
-            let behind = BranchSpec { join: Join::Output, pre_norm: None, scale, ..behind };
+            let behind = BranchSpec { join, pre_norm: None, scale, ..behind };
             layer([branch(Mixer, attention(false)), branch(Ffn, Op::Moe(spec)), behind])
         });
         layers.into()

@@ -47,7 +47,8 @@ pub const FAMILIES: [&str; 20] = [
 ];
 
 /// Checkpoints with matrices that are too narrow for blocks.
-pub const NARROW: [&str; 19] = [
+pub const NARROW: [&str; 20] = [
+    "grovemoe",
     "shazeer2017",
     "glam",
     "dsmoe",
@@ -101,8 +102,8 @@ pub fn golden_in(folder: &Path) -> Golden {
     let ids = |name: &str| {
         file.i32s(name).unwrap().1.iter().map(|&id| id.try_into().unwrap()).collect::<Vec<u32>>()
     };
-    // Attention experts come before the others of their layer.
-    let names = |layer: usize| [format!("router.attn.{layer}"), format!("router.{layer}")];
+    // Attention experts come before the others of their layer, those that stand for groups of these behind.
+    let names = |layer: usize| ["attn.", "", "groups."].map(|kind| format!("router.{kind}{layer}"));
     let routes = (0..64).flat_map(|layer| {
         let there = names(layer).into_iter().filter(|name| file.catalog().get(name).is_some());
         let banks: Vec<_> = there.map(|name| ids(&name)).collect();
