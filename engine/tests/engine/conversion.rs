@@ -10,7 +10,7 @@ use crate::common::{
 };
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
-use moelten_quant::{Format, Isa};
+use moelten_quant::{Format, Isa, decode};
 
 fn convert(family: &str, format: Format, dir: &Path) -> PathBuf {
     convert_from(&folder(family), family, format, dir)
@@ -50,15 +50,45 @@ fn f32_files_match_the_goldens() {
     }
 }
 
+/// A written file has the tensors of the file that another program made of the same folder. Its numbers are
+/// rounded to bfloat16.
+#[test]
+fn the_file_of_another_program_has_the_same_tensors() {
+    let dir = tempfile::tempdir().unwrap();
+    let written = load(&convert("nemotronh", Format::F32, dir.path())).unwrap();
+    let catalog = written.tensors.catalog();
+    let theirs = std::fs::read_to_string(folder("nemotronh").join("file.tsv")).unwrap();
+    let rows: Vec<&str> = theirs.lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(rows.len(), catalog.tensors().len());
+    for row in rows {
+        let [name, dims, sum, size] = row.split('\t').collect::<Vec<_>>()[..] else { panic!("{row}") };
+        let tensor = catalog.get(name).unwrap_or_else(|| panic!("{name} is not written"));
+        // Dimensions of one may be missing.
+        let shape: Vec<u64> = tensor.shape.iter().copied().filter(|&size| size > 1).collect();
+        let of_theirs: Vec<u64> =
+            dims.split('x').map(|size| size.parse().unwrap()).filter(|&size| size > 1).collect();
+        assert_eq!(shape, of_theirs, "{name}");
+        let mut values = vec![0.0; usize::try_from(tensor.shape.iter().product::<u64>()).unwrap()];
+        decode(tensor.storage.format().unwrap(), catalog.bytes(tensor), &mut values);
+        // Scores without a rope do not depend on the order of rows.
+        let rowless = name.ends_with("attn_q.weight") || name.ends_with("attn_k.weight");
+        let round = if rowless { usize::try_from(shape[1]).unwrap() } else { usize::MAX };
+        let weight = |at: usize| (1 + at % round % 97) as f64;
+        let weighed = values.iter().enumerate().map(|(at, &value)| f64::from(value) * weight(at));
+        let [sum, size]: [f64; 2] = [sum.parse().unwrap(), size.parse().unwrap()];
+        let error = (weighed.sum::<f64>() - sum).abs();
+        assert!(error <= size / 500.0, "{name}: {error} of {size}");
+    }
+}
+
 /// Files are written anew from files: experts of two matrices, layers without attention, runs of tokens.
 #[test]
 fn files_are_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    for (family, source) in
-        [("nemotronh", folder("nemotronh").join("file.gguf")), ("llama4", folder("llama4"))]
-    {
-        let golden = golden(family);
-        let (got, routes) = run(&convert_from(&source, family, Format::F32, dir.path()), &golden.ids);
+    for family in ["nemotronh", "llama4"] {
+        let source = convert(family, Format::F32, dir.path());
+        let (golden, again) = (golden(family), tempfile::tempdir().unwrap());
+        let (got, routes) = run(&convert_from(&source, family, Format::F32, again.path()), &golden.ids);
         let error = distance(&got, &golden.logits) / spread(&golden.logits);
         assert!(error <= 1e-3, "{family}: {error}");
         assert_eq!(routes, golden.routes, "{family}");
