@@ -5,6 +5,7 @@ pub mod build;
 pub mod embedding;
 mod head_streams;
 pub mod layer_inputs;
+mod task;
 
 use moelten_loader::spec::{BankKey, Join, RopeSpec, RouterInput};
 

@@ -21,5 +21,6 @@ pub mod rule;
 pub mod size;
 pub mod spec;
 pub mod supervise;
+pub mod task;
 pub mod tensors;
 pub mod text;

@@ -2,6 +2,7 @@
 //! row by row, so that memory follows from what the model reads, never from the file. It must not know how a
 //! model computes.
 
+pub(crate) mod beside;
 mod png;
 mod prepare;
 mod resize;

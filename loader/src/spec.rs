@@ -67,6 +67,8 @@ pub struct ModelSpec {
     pub encoder: Option<EncoderSpec>,
     /// What is read in place of tokens, in models of images.
     pub image: Option<ImageSpec>,
+    /// The tasks of a model of images that has several.
+    pub tasks: Vec<ImageTask>,
     /// The layers in order, those of the encoder before those of the decoder.
     pub layers: Vec<LayerSpec>,
     /// Norm before the head. A gated mix of streams has its own in place of it; models without norms have
@@ -301,9 +303,14 @@ impl ModelSpec {
         self.encoder.as_ref().map_or(0, |encoder| encoder.layers)
     }
 
-    /// How many scores the head gives: one for each token, or for each class of images.
+    /// Rows of the head: one for each token, or for each class of images of all tasks.
     pub fn head_rows(&self) -> usize {
-        self.image.map_or(self.vocab, |image| image.classes)
+        self.image.map_or(self.vocab, |image| image.all_classes)
+    }
+
+    /// How many tasks have patches, places and routers of their own, one below the other; 1 without tasks.
+    pub fn task_count(&self) -> usize {
+        self.image.map_or(1, |image| image.tasks)
     }
 
     /// Attention of all layers that have one.

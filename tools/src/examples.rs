@@ -112,6 +112,12 @@ pub const EXAMPLES: &[Example] = &[
         config: include_str!("../examples/umt5.json"),
     },
     Example {
+        name: "adamvmoe",
+        system: "AdaMV-MoE: routers, numbers of experts and heads by task (Chen et al. 2023)",
+        run: "--task animals --image cat.png",
+        config: include_str!("../examples/adamvmoe.json"),
+    },
+    Example {
         name: "mixtral",
         system: "Mixtral: the best 2 of 8 (Jiang et al. 2024)",
         run: r#"--no-template -p "The dog""#,

@@ -1,15 +1,16 @@
 //! `moelten run` with a model of images: the likeliest classes of each image. It must not know how an image
 //! is decoded, nor how classes are computed.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use moelten_engine::plan::SequenceOptions;
 use moelten_engine::{Classifier, KvFormat, most_images};
-use moelten_loader::load::{LoadedModel, Source};
-use moelten_loader::picture::{self, Preparation};
-use moelten_loader::spec::ImageSpec;
+use moelten_loader::load::LoadedModel;
+use moelten_loader::picture;
+use moelten_loader::spec::{ImagePool, ImageSpec, ModelSpec};
 use moelten_tui::filter;
 use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
@@ -24,11 +25,14 @@ const SHOWN: usize = 5;
 
 /// Options of `run` for models of images.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Models of images (V-MoE)")]
+#[command(next_help_heading = "Models of images (V-MoE, AdaMV-MoE)")]
 pub struct ImageArgs {
     /// PNG file to classify; can be repeated. Images of one call are one batch
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
+    /// Task of a model that has several, by name (AdaMV-MoE)
+    #[arg(long, value_name = "NAME", requires = "image")]
+    task: Option<String>,
 }
 
 /// What is asked of a model of images.
@@ -61,11 +65,13 @@ impl ImageArgs {
         let notes = Notes::detect();
         let mut loaded = open::load(asked.model)?;
         let name = open::name(asked.model);
-        let (Some(image), Source::Hf { path, config, .. }) = (loaded.spec.image, &loaded.source) else {
+        self.choose_task(&mut loaded.spec, &name)?;
+        let Some(image) = loaded.spec.image else {
             let problem = format!("--image is for models of images (V-MoE), and {name} reads text");
             return Err(CommandError::Usage(problem).into());
         };
-        let (how, labels) = (Preparation::of_folder(path, &image)?, Labels::of(config));
+        let how = loaded.preparation(&image)?;
+        let labels = Labels { names: loaded.class_names()?, first: image.first_class };
         let said = change(&mut loaded)?;
         let notices = std::mem::take(&mut loaded.notices);
         if !asked.json {
@@ -92,18 +98,34 @@ impl ImageArgs {
                 let line = format!("{} {images} in {:.2} s", files.len(), started.elapsed().as_secs_f64());
                 notes.line(Tone::Dim, &line);
             }
-            for (file, scores) in files.iter().zip(scores.chunks_exact(image.classes)) {
-                let best = best(scores);
+            for (file, scores) in files.iter().zip(scores.chunks_exact(image.scores())) {
+                let told = Told::of(scores, &image);
                 match asked.json {
-                    true => objects.push(object(file, &best, &labels)),
-                    false => show(file, self.image.len() > 1, &best, &labels)?,
+                    true => objects.push(told.object(file, &labels)),
+                    false => told.show(self.image.get(1).map(|_| file), &labels)?,
                 }
             }
         }
         if asked.json {
-            output::answer(&json!({ "images": objects, "model": name, "notices": notices }))?;
+            let task = &self.task;
+            output::answer(&json!({ "images": objects, "task": task, "model": name, "notices": notices }))?;
         }
         Ok(())
+    }
+
+    /// Chooses the task that was asked for. A model with tasks needs one, another model has none.
+    fn choose_task(&self, spec: &mut ModelSpec, name: &str) -> Result<(), CommandError> {
+        let usage = |problem| Err(CommandError::Usage(problem));
+        match &self.task {
+            None if spec.tasks.is_empty() => Ok(()),
+            None => {
+                let names: Vec<&str> = spec.tasks.iter().map(|task| task.name.as_str()).collect();
+                usage(format!("{name} has several tasks; choose one with --task: {}", names.join(", ")))
+            }
+            Some(task) => {
+                spec.choose_task(task).or_else(|error| usage(format!("--task {task}: {name}: {error}")))
+            }
+        }
     }
 }
 
@@ -114,7 +136,8 @@ fn classifier(
     image: &ImageSpec,
     together: usize,
 ) -> anyhow::Result<Classifier> {
-    let numbers = (together * image.patches() * image.patch_numbers() * size_of::<f32>()) as u64;
+    let of_image = image.patches() * image.patch_numbers() + image.scores();
+    let numbers = (together * of_image * size_of::<f32>()) as u64;
     let extra = numbers.saturating_add(picture::bytes_to_read(image));
     let options = SequenceOptions { context: Some(together * image.rows()), kv: KvFormat::F32 };
     let model = compute.model(&compute.runtime()?, loaded.spec, loaded.tensors, options, extra)?;
@@ -133,34 +156,77 @@ fn best(scores: &[f32]) -> Vec<(usize, f64)> {
     all
 }
 
-/// The names of classes, as far as `config.json` has them.
-struct Labels(Option<serde_json::Map<String, Value>>);
+/// The names of classes of a task, as far as the model's files have them.
+struct Labels {
+    /// By row of the head.
+    names: Vec<String>,
+    /// The row of the task's first class.
+    first: usize,
+}
 
 impl Labels {
-    fn of(config: &Value) -> Self {
-        Self(config.get("id2label").and_then(Value::as_object).cloned())
-    }
-
     fn name(&self, class: usize) -> String {
-        let named = self.0.as_ref().and_then(|labels| labels.get(&class.to_string())).and_then(Value::as_str);
-        named.map_or_else(|| format!("class {class}"), str::to_owned)
+        let named = self.names.get(self.first + class).filter(|name| !name.is_empty());
+        named.map_or_else(|| format!("class {class}"), Clone::clone)
     }
 }
 
-fn show(file: &Path, several: bool, best: &[(usize, f64)], labels: &Labels) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    if several {
-        writeln!(out, "{}", filter::clean(&file.display().to_string()))?;
-    }
-    for &(class, share) in best {
-        writeln!(out, "{:5.1} %  {}", 100.0 * share, filter::clean(&labels.name(class)))?;
-    }
-    out.flush()
+/// What is told of an image.
+enum Told {
+    /// Its likeliest classes with their shares.
+    Image(Vec<(usize, f64)>),
+    /// The likeliest class of each patch, row by row of an image of this many in a row.
+    Patches(Vec<usize>, usize),
 }
 
-fn object(file: &Path, best: &[(usize, f64)], labels: &Labels) -> Value {
-    let classes = best
-        .iter()
-        .map(|&(class, share)| json!({ "class": class, "label": labels.name(class), "share": share }));
-    json!({ "file": file.display().to_string(), "classes": classes.collect::<Vec<_>>() })
+impl Told {
+    fn of(scores: &[f32], image: &ImageSpec) -> Self {
+        if image.head.pool != ImagePool::Each {
+            return Self::Image(best(scores));
+        }
+        let likeliest = |scores: &[f32]| best(scores).first().map_or(0, |&(class, _)| class);
+        Self::Patches(scores.chunks_exact(image.head.classes).map(likeliest).collect(), image.side())
+    }
+
+    /// Prints it, under the file's name if there is one.
+    fn show(&self, file: Option<&PathBuf>, labels: &Labels) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if let Some(file) = file {
+            writeln!(out, "{}", filter::clean(&file.display().to_string()))?;
+        }
+        let name = |class| filter::clean(&labels.name(class));
+        match self {
+            Self::Image(best) => {
+                for &(class, share) in best {
+                    writeln!(out, "{:5.1} %  {}", 100.0 * share, name(class))?;
+                }
+            }
+            Self::Patches(classes, side) => {
+                for row in classes.chunks(*side) {
+                    let row: Vec<String> = row.iter().map(|class| format!("{class:3}")).collect();
+                    writeln!(out, "{}", row.concat())?;
+                }
+                for class in classes.iter().collect::<BTreeSet<_>>() {
+                    writeln!(out, "{class:3}  {}", name(*class))?;
+                }
+            }
+        }
+        out.flush()
+    }
+
+    fn object(&self, file: &Path, labels: &Labels) -> Value {
+        let file = file.display().to_string();
+        match self {
+            Self::Image(best) => {
+                let class = |&(class, share): &(usize, f64)| json!({ "class": class, "label": labels.name(class), "share": share });
+                json!({ "file": file, "classes": best.iter().map(class).collect::<Vec<_>>() })
+            }
+            Self::Patches(classes, side) => {
+                let row = |row: &[usize]| {
+                    row.iter().map(|&class| json!({ "class": class, "label": labels.name(class) })).collect()
+                };
+                json!({ "file": file, "patches": classes.chunks(*side).map(row).collect::<Vec<Value>>() })
+            }
+        }
+    }
 }

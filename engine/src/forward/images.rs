@@ -11,7 +11,7 @@ use moelten_loader::spec::{ImagePool, ImageSpec};
 
 impl Decoder<'_> {
     /// Scores of images: `patches` are their numbers, `[images, patches, numbers]`, `scores` become
-    /// `[images, classes]`. The tokens of the runs are the numbers of places.
+    /// `[images, scores]`. The tokens of the runs are the numbers of places.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`] between layers, or failed reads.
@@ -68,18 +68,27 @@ impl Decoder<'_> {
     fn scores(&self, s: &mut Executor, image: &ImageSpec, scores: &mut [f32]) {
         let (d, head) = (self.spec.d_model, &self.weights.head);
         let images = s.normed.chunks_exact(image.rows() * d);
-        for (rows, scores) in images.zip(scores.chunks_exact_mut(image.classes)) {
+        for (rows, scores) in images.zip(scores.chunks_exact_mut(image.scores())) {
             let pooled = &mut s.branch[..d];
-            match image.pool {
+            let mut tell = |row: &[f32], scores: &mut [f32]| {
+                self.compute.pack(row, d, [head.weight.format], &mut s.products.packed);
+                self.compute.linear(head, &s.products.packed, scores, &mut []);
+            };
+            let patches = rows[image.first() * d..].chunks_exact(d);
+            match image.head.pool {
+                ImagePool::Each => {
+                    let scores = scores.chunks_exact_mut(image.head.classes);
+                    patches.zip(scores).for_each(|(patch, scores)| tell(patch, scores));
+                    continue;
+                }
                 ImagePool::First => pooled.copy_from_slice(&rows[..d]),
                 ImagePool::Mean => {
                     pooled.fill(0.0);
-                    rows.chunks_exact(d).for_each(|row| self.compute.kernels.axpy(1.0, row, pooled));
+                    patches.for_each(|row| self.compute.kernels.axpy(1.0, row, pooled));
                     self.compute.kernels.scale(1.0 / image.patches() as f32, pooled);
                 }
             }
-            self.compute.pack(pooled, d, [head.weight.format], &mut s.products.packed);
-            self.compute.linear(head, &s.products.packed, scores, &mut []);
+            tell(pooled, scores);
         }
     }
 }

@@ -48,7 +48,8 @@ impl Classifier {
         let states = (0..together).map(|_| SequenceState::for_encoder(spec, rows));
         let states = states.collect::<std::io::Result<Vec<_>>>().map_err(EngineError::KvCache)?;
         let states: Vec<SequenceState> = states.into_iter().flatten().collect();
-        let places = (0..rows as u32).collect();
+        let before = (image.task * rows) as u32;
+        let places = (before..before + rows as u32).collect();
         Ok(Self { model, image, states, places, _charge: charge })
     }
 
@@ -57,7 +58,8 @@ impl Classifier {
         self.states.len()
     }
 
-    /// The scores of images, `[images, classes]`. `patches` are their numbers, `[images, patches, numbers]`.
+    /// The scores of images, `[images, scores]`: one for each class, or for each class of each patch.
+    /// `patches` are their numbers, `[images, patches, numbers]`.
     ///
     /// # Errors
     /// [`EngineError::Setting`] for another length, no image, or more than [`Self::together`];
@@ -76,7 +78,7 @@ impl Classifier {
             let must = "those of whole images, at least one and no more than there is room for";
             return Err(EngineError::Setting { setting: "the images", found, must });
         }
-        let mut scores = vec![0.0; images * image.classes];
+        let mut scores = vec![0.0; images * image.scores()];
         let mut turn = model.turn(cancel)?;
         let runs = states.iter_mut().take(images).map(|states| {
             states.go_back(0);

@@ -19,6 +19,7 @@ use moelten_loader::tensors::store::TensorStore;
 use super::embedding::Embedding;
 use super::head_streams::head_streams;
 use super::layer_inputs::LayerInputWeights;
+use super::task::Task;
 use super::{Branch, Layer, OpWeights, Weights};
 use crate::error::{EngineError, Result};
 use crate::layers::ffn::dense::{Mlp, MlpBiases};
@@ -56,8 +57,9 @@ impl Weights {
         let d_model = spec.d_model;
         let (ropes, of_layers, distances) = (Vec::new(), Vec::new(), Vec::new());
         let streams = spec.streams;
+        let task = Task::of(spec);
         let mut builder =
-            Builder { tensors, d_model, streams, ropes, states: 0, of_layers, distances, banks: 0 };
+            Builder { tensors, d_model, streams, task, ropes, states: 0, of_layers, distances, banks: 0 };
         let mut layers = Vec::with_capacity(spec.layers.len());
         for (index, layer) in spec.layers.iter().enumerate() {
             let mut branches = Vec::with_capacity(layer.branches.len());
@@ -76,10 +78,7 @@ impl Weights {
             layers.push(Layer { branches, sum_norm: sum_norm.transpose()?, scale });
         }
         link_banks(&mut layers);
-        let head = Linear {
-            weight: tensors.get(if spec.head.tied { Role::Embed } else { Role::Head }),
-            bias: if spec.head.bias { Some(tensors.vector(Role::HeadBias)?) } else { None },
-        };
+        let head = builder.head(spec)?;
         let table = |role, in_file| match in_file {
             true => Embedding::in_file(tensors, role).map_err(EngineError::Store),
             false => Ok(Embedding::InMemory(tensors.get(role))),
@@ -136,6 +135,8 @@ struct Builder<'a> {
     d_model: usize,
     /// The residual streams, where there are several.
     streams: Option<StreamsSpec>,
+    /// The task that is computed.
+    task: Task,
     /// The distinct ropes of the branches so far.
     ropes: Vec<RopeSpec>,
     /// Number of branches with a state so far.
@@ -156,7 +157,8 @@ impl Builder<'_> {
     }
 
     fn branch(&mut self, key: (usize, usize), bank: BankKey, spec: &BranchSpec) -> Result<Branch> {
-        let of_layer = OfLayer { tensors: self.tensors, layer: key.0, d_model: self.d_model };
+        let of_layer =
+            OfLayer { tensors: self.tensors, layer: key.0, d_model: self.d_model, task: self.task };
         let norm = |spec: Option<NormSpec>, weight, bias| {
             let of = |spec| norm(self.tensors, spec, of_layer.role(weight), of_layer.role(bias));
             spec.map(of).transpose()
@@ -240,6 +242,8 @@ struct OfLayer<'a> {
     layer: usize,
     /// Width of the residual stream.
     d_model: usize,
+    /// The task that is computed.
+    task: Task,
 }
 
 /// The roles of a block's matrices and of their biases.
@@ -508,7 +512,7 @@ impl OfLayer<'_> {
         let bias = vector(spec.bias, LayerTensor::RouterBias)?;
         Ok(RouterWeights {
             spec: spec.clone(),
-            weight: self.matrix(weight),
+            weight: self.task.rows(self.matrix(weight)),
             bias: spec.bias.then_some(bias),
             expert_scales: vector(spec.expert_scales, LayerTensor::ExpertScales)?,
             select_bias: vector(spec.select.has_bias(), LayerTensor::SelectBias)?,

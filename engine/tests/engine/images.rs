@@ -1,15 +1,19 @@
 //! Models of images against the paper's equations, and the invariants that they share with models of texts:
 //! bits do not depend on budget, threads or prefetching, nor, without a limit, on other images.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use moelten_engine::plan::{Io, Ram};
 use moelten_engine::runtime::cancel::Cancel;
 use moelten_engine::{Classifier, EngineError, Model, Observer, Prefetch, Routing, most_images};
 use moelten_loader::container::safetensors::SafeTensors;
+use moelten_loader::convert::{Conversion, FileLayout, Types};
 use moelten_loader::load::load;
-use moelten_loader::spec::{BankKey, ExpertLimit, ImagePool, Op};
-use moelten_quant::Isa;
+use moelten_loader::spec::{BankKey, ExpertLimit, ImagePool, ModelSpec, Op};
+use moelten_loader::task::TaskError;
+use moelten_quant::{Format, Isa};
 
 use crate::common::{How, distance, folder, model, spread};
 
@@ -83,7 +87,7 @@ fn other_limits_and_heads_are_those_of_the_equations() {
     changed("in_order", &|op| {
         let Op::Moe(moe) = op else { return };
         let capacity = moe.router.capacity.as_mut().unwrap();
-        assert!(capacity.prioritised && matches!(capacity.limit, ExpertLimit::Share(_)));
+        assert!(capacity.prioritised && matches!(capacity.limit, ExpertLimit::Share { .. }));
         capacity.prioritised = false;
     });
     changed("unlimited", &|op| {
@@ -133,7 +137,7 @@ fn images_depend_on_each_other_by_the_limit_alone() {
 fn wrong_numbers_of_images_are_refused_and_cancelled_ones_leave_no_trace() {
     let model = model(&folder("vmoe"), How::default());
     let image = model.spec().image.unwrap();
-    assert_eq!((image.pool, image.rows(), most_images(&image)), (ImagePool::First, 10, 204));
+    assert_eq!((image.head.pool, image.rows(), most_images(&image)), (ImagePool::First, 10, 204));
     let patches = patches(&model);
     let mut classifier = Classifier::new(Arc::clone(&model), 2).unwrap();
     for wrong in [&patches[..0], &patches[..5], &patches[..]] {
@@ -148,4 +152,109 @@ fn wrong_numbers_of_images_are_refused_and_cancelled_ones_leave_no_trace() {
     assert_eq!(classifier.classify(one, &Cancel::new(), &mut ()).unwrap(), before);
     let text = self::model(&folder("mixtral"), How::default());
     assert!(matches!(Classifier::new(text, 1), Err(EngineError::Setting { .. })));
+}
+
+/// The tasks of `make_adamvmoe.py`.
+const TASKS: [&str; 3] = ["scenes", "parts", "animals"];
+
+/// The model of several tasks in `path`, for one of them.
+fn of_task(path: &Path, task: &str, how: How) -> Arc<Model> {
+    let mut loaded = load(path).unwrap();
+    loaded.spec.choose_task(task).unwrap();
+    Arc::new(Model::new(&how.runtime(), loaded.spec, loaded.tensors, &how.options()).unwrap())
+}
+
+/// Compares every task of the model in `path` with the oracle.
+fn check_tasks(path: &Path, how: How) {
+    let file = SafeTensors::open(&folder("adamvmoe").join("golden.safetensors")).unwrap();
+    for task in TASKS {
+        let model = of_task(path, task, how);
+        let mut kept = Kept::default();
+        let got = scores(&model, &patches(&model), IMAGES, &mut kept);
+        let expected = file.f32s(&format!("{task}.scores")).unwrap().1;
+        let error = distance(&got, &expected) / spread(&expected);
+        println!("{task}: {error:.1e} of the spread");
+        assert!(error <= 1e-3, "{task} on {:?}: {error}", how.isa);
+        let (shape, ids) = file.i32s(&format!("{task}.router.1")).unwrap();
+        let k = usize::try_from(shape[1]).unwrap();
+        let routes = ids.chunks(k).map(|ids| ids.iter().filter_map(|&id| u32::try_from(id).ok()).collect());
+        assert_eq!(kept.0, routes.collect::<Vec<Vec<u32>>>(), "{task} on {:?}", how.isa);
+    }
+}
+
+#[test]
+fn every_task_has_its_own_router_number_of_experts_and_head() {
+    for isa in Isa::available() {
+        check_tasks(&folder("adamvmoe"), How { isa: Some(isa), ..Default::default() });
+    }
+    let mut loaded = load(&folder("adamvmoe")).unwrap();
+    loaded.spec.choose_task("animals").unwrap();
+    loaded.spec.image.as_mut().unwrap().head.pool = ImagePool::Mean;
+    let model = Model::new(&How::default().runtime(), loaded.spec, loaded.tensors, &How::default().options());
+    let model = Arc::new(model.unwrap());
+    let got = scores(&model, &patches(&model), IMAGES, &mut Kept::default());
+    let file = SafeTensors::open(&folder("adamvmoe").join("golden.safetensors")).unwrap();
+    let expected = file.f32s("animals.mean").unwrap().1;
+    assert!(distance(&got, &expected) / spread(&expected) <= 1e-3);
+}
+
+#[test]
+fn tasks_are_chosen_by_name_and_have_the_same_bits_with_experts_in_the_file() {
+    let mut loaded = load(&folder("adamvmoe")).unwrap();
+    let before = loaded.spec.clone();
+    let unknown = loaded.spec.choose_task("plants").unwrap_err().to_string();
+    assert!(unknown.contains("\"plants\"") && unknown.contains("scenes, parts, animals"), "{unknown}");
+    assert_eq!(loaded.spec, before);
+    // The first one is chosen where none is asked for, and another one can be taken back.
+    loaded.spec.choose_task("parts").unwrap();
+    assert_ne!(loaded.spec, before);
+    loaded.spec.choose_task("scenes").unwrap();
+    assert_eq!(loaded.spec, before);
+    let mut without = load(&folder("vmoe")).unwrap().spec;
+    assert_eq!(without.choose_task("scenes"), Err(TaskError::None));
+    for task in TASKS {
+        let bits = |how: How| {
+            let model = of_task(&folder("adamvmoe"), task, how);
+            let scores = scores(&model, &patches(&model), IMAGES, &mut Kept::default());
+            scores.iter().map(|score| score.to_bits()).collect::<Vec<_>>()
+        };
+        let streamed = How { ram: Ram::Min, io: Io::Direct, threads: Some(2), ..Default::default() };
+        assert_eq!(bits(How { threads: Some(1), ..Default::default() }), bits(streamed), "{task}");
+    }
+}
+
+/// A GGUF file of a folder, in the format that is given, with what a folder says beside its weights.
+fn converted(name: &str, layout: FileLayout, format: Format, dir: &Path) -> PathBuf {
+    let source = dir.join(name);
+    fs::create_dir_all(&source).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(folder(name).join(file), source.join(file)).unwrap();
+    }
+    fs::write(source.join("preprocessor_config.json"), "{}").unwrap();
+    let (loaded, target) = (load(&source).unwrap(), dir.join(format!("{name}.gguf")));
+    let plan = Conversion::plan_as(&loaded, layout, Types::Chosen(&|_| format)).unwrap();
+    assert!(plan.notices.is_empty(), "{:?}", plan.notices);
+    assert!(plan.write(&target, &mut |_| true).unwrap());
+    let (folder, file) = (loaded.spec, load(&target).unwrap());
+    assert!(file.notices.is_empty(), "{:?}", file.notices);
+    let spec = ModelSpec { name: folder.name.clone(), ..file.spec };
+    assert_eq!(spec, folder);
+    target
+}
+
+#[test]
+fn files_of_folders_are_those_of_the_equations() {
+    let dir = tempfile::tempdir().unwrap();
+    let kinds = [(FileLayout::Standard, Format::F32), (FileLayout::Packed, Format::F32)];
+    for (layout, format) in kinds.into_iter().chain([(FileLayout::Standard, Format::BF16)]) {
+        let file = converted("adamvmoe", layout, format, dir.path());
+        check_tasks(&file, How::default());
+        check_tasks(&file, How { ram: Ram::Min, io: Io::Direct, ..Default::default() });
+        let file = converted("vmoe", layout, format, dir.path());
+        let model = model(&file, How::default());
+        let got = scores(&model, &patches(&model), IMAGES, &mut Kept::default());
+        let expected = expected("scores");
+        let error = distance(&got, &expected) / spread(&expected);
+        assert!(error <= 1e-3, "{layout:?} {format}: {error}");
+    }
 }

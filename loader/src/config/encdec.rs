@@ -68,6 +68,7 @@ pub(super) fn pair(
             purpose: kind.purpose,
         }),
         image: None,
+        tasks: Vec::new(),
         layers: stacks.layers()?,
         final_norm: Some(norm),
         head: HeadSpec {

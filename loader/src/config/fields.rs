@@ -149,7 +149,8 @@ fields! {
     weights_before_capacity: bool = hf["normalize_router_prob_before_dropping"],
         gguf[Key("{arch}.expert_weights_before_capacity")], default false;
     /// Whether tokens with large weights are counted before others.
-    prioritised: bool = hf["batch_prioritized_routing"], gguf[], default false;
+    prioritised: bool = hf["batch_prioritized_routing"],
+        gguf[Key("{arch}.expert_batch_prioritised")], default false;
     /// What becomes of a token's second expert, `all` to keep it.
     second_expert: String = hf["second_expert_policy"], gguf[];
     /// The part of outputs of experts that was left out in training, which factors make up for.
@@ -158,17 +159,25 @@ fields! {
     router_bias: bool = hf["router_bias"], gguf[PresentInSome("enc.blk.*.ffn_gate_inp.bias")], default false;
 
     /// Models of images: width and height of an image in pixels.
-    image_size: u64 = hf["image_size"], gguf[];
+    image_size: u64 = hf["image_size"], gguf[Key("{arch}.image_size")];
     /// The same of a patch.
-    patch_size: u64 = hf["patch_size"], gguf[];
+    patch_size: u64 = hf["patch_size"], gguf[Key("{arch}.patch_size")];
     /// Numbers of a pixel; there must be three.
     image_channels: u64 = hf["num_channels"], gguf[], default 3;
     /// Classes that images are told apart by.
-    classes: u64 = hf["num_labels"], gguf[];
-    /// What the head reads: `token`, or `gap` for the mean of all patches.
-    image_pool: String = hf["classifier"], gguf[];
+    classes: u64 = hf["num_labels"], gguf[Key("{arch}.class_count")];
+    /// What the head reads: `token`, `gap` for the mean of all patches, or `patches` for each of them.
+    image_pool: String = hf["classifier"], gguf[Key("{arch}.classifier")];
     /// Tokens of an expert, times its share of all if each had as many.
-    capacity_factor: f64 = hf["capacity_factor"], gguf[];
+    capacity_factor: f64 = hf["capacity_factor"], gguf[Key("{arch}.expert_capacity_factor")];
+    /// Names of the tasks of a model that has several.
+    tasks: Vec<String> = hf["tasks"], gguf[Key("{arch}.tasks")];
+    /// Experts of a token of each task; by default the same of all.
+    task_experts_used: Vec<u64> = hf["task_experts_per_tok"], gguf[Key("{arch}.task_expert_used_count")];
+    /// Classes of each task.
+    task_classes: Vec<u64> = hf["task_num_labels"], gguf[Key("{arch}.task_class_count")];
+    /// What each task tells classes of, `image` or `patches`; by default all of the image.
+    task_heads: Vec<String> = hf["task_heads"], gguf[Key("{arch}.task_heads")];
 
     /// Query heads of each layer.
     layer_heads: Vec<u64> = hf["num_attention_heads_per_layer"], gguf[];

@@ -297,6 +297,7 @@ mod tests {
             "f64" => (Value::F32(0.5), "0.5".into()),
             "bool" => (Value::Bool(true), "true".into()),
             "String" => (Value::Str("text".into()), "\"text\"".into()),
+            "Vec<String>" => (Value::Array(Array::Str(vec!["text".into()])), "[\"text\"]".into()),
             "Vec<bool>" => (Value::Array(Array::Bool(vec![true])), "[true]".into()),
             "Vec<u64>" => (Value::Array(Array::U32(vec![1, 2])), "[1, 2]".into()),
             "Vec<f64>" => (Value::Array(Array::F32(vec![0.5])), "[0.5]".into()),
@@ -337,7 +338,7 @@ mod tests {
                     let key = place.key(if row.name == "architecture" { "" } else { "arch" }).unwrap();
                     let (value, shown) = sample(row.kind);
                     let (raw, unknown) = fields_of(Some((key.clone(), value)), None).unwrap();
-                    if row.name != "window_layers" {
+                    if row.name != "window_layers" && row.kind != "Vec<String>" {
                         let error = fields_of(Some((key.clone(), Value::Array(Array::Str(vec![])))), None);
                         let message = error.unwrap_err().to_string();
                         assert!(message.contains(&format!("{key}: is array of str")), "{message}");

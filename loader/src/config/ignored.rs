@@ -90,8 +90,20 @@ pub(crate) const HF_IGNORED: &[&str] = &[
 ];
 
 /// Metadata keys of a GGUF file's architecture that say nothing beyond its tensors and the other keys.
-pub(crate) const GGUF_IGNORED: &[&str] =
-    &[VOCAB_KEY, "{arch}.rope.dimension_sections", "{arch}.tensor_data_layout", STREAMS_KEY];
+pub(crate) const GGUF_IGNORED: &[&str] = &[
+    VOCAB_KEY,
+    PREPARATION_KEY,
+    CLASS_NAMES_KEY,
+    "{arch}.rope.dimension_sections",
+    "{arch}.tensor_data_layout",
+    STREAMS_KEY,
+];
+
+/// What is done to images before a model reads them: the text of `preprocessor_config.json`.
+pub(crate) const PREPARATION_KEY: &str = "{arch}.image_preparation";
+
+/// Names of classes of images by row of the head.
+pub(crate) const CLASS_NAMES_KEY: &str = "{arch}.class_names";
 
 /// A key that writers of GGUF files add; readers count the rows of the embedding.
 pub(crate) const VOCAB_KEY: &str = "{arch}.vocab_size";

@@ -129,6 +129,7 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         positions: None,
         encoder: None,
         image: None,
+        tasks: Vec::new(),
         layers,
         final_norm: (family.norms != NormPlaces::Nowhere).then_some(final_norm),
         head: HeadSpec {

@@ -5,6 +5,7 @@ use crate::config::fields::FIELDS;
 use crate::config::find::family_of;
 use crate::config::ignored::VOCAB_KEY;
 use crate::config::write_encdec;
+use crate::config::write_images;
 use crate::config::write_keys::{Keys, small, unsupported};
 use crate::config::write_latent::{compressed, compressed_keys, latent_keys, stream_keys};
 use crate::config::write_ngram::{block_keys, ngram_keys};
@@ -36,7 +37,9 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     keys.u32(&FIELDS.max_context, spec.max_context);
     keys.u32(&FIELDS.d_model, spec.d_model);
     keys.out.push((VOCAB_KEY.replace("{arch}", arch), Value::U32(small(spec.vocab))));
-    match spec.final_norm {
+    // Models of images have no decoder, and so none of their own.
+    let of_images = spec.encoder.filter(|_| spec.image.is_some()).map(|encoder| encoder.final_norm);
+    match spec.final_norm.or(of_images) {
         // A mix of streams has the norm of its own.
         None => {
             if let Some(StreamsSpec { mix: StreamMix::Gated { norm_eps, .. }, .. }) = spec.streams {
@@ -49,6 +52,12 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
             let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
             keys.out.extend(both.map(|key| (key, Value::F32(eps))));
         }
+    }
+    if let Some(image) = &spec.image {
+        for (row, value) in write_images::rows(spec, image) {
+            keys.add(row, value);
+        }
+        return Ok(keys.out);
     }
     if let Some(encoder) = spec.encoder {
         for (row, value) in write_encdec::rows(spec, encoder) {

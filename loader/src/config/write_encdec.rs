@@ -46,8 +46,8 @@ pub(super) fn rows(spec: &ModelSpec, encoder: EncoderSpec) -> Vec<(&'static Fiel
         match limit {
             ExpertLimit::Tokens(tokens) => out.push((&FIELDS.expert_capacity, count(tokens))),
             ExpertLimit::Part(part) => out.push((&FIELDS.expert_capacity_part, Value::F32(part))),
-            // Models with such a limit are not written.
-            ExpertLimit::Share(_) => {}
+            // Models of images have it.
+            ExpertLimit::Share { .. } => {}
             ExpertLimit::Factor(_) => out.push((&FIELDS.expert_capacity_part, Value::F32(0.0))),
         }
         out.push((&FIELDS.weights_before_capacity, Value::Bool(!renormalise)));
@@ -75,7 +75,7 @@ fn block(layers: &[LayerSpec]) -> Option<MlpSpec> {
 }
 
 /// The name of an activation, and whether there is a gate.
-fn feed_forward(mlp: MlpSpec) -> String {
+pub(super) fn feed_forward(mlp: MlpSpec) -> String {
     let name = match mlp.activation {
         Activation::Relu => "relu",
         Activation::ReluSquared => "relu2",

@@ -10,6 +10,7 @@ use crate::container::gguf::{ALIGNMENT_KEY, Array, Value};
 use crate::container::packed;
 use crate::error::{LoadError, Result};
 use crate::load::{LoadedModel, Source};
+use crate::picture::beside;
 use crate::spec::NgramHash;
 use crate::tensors::roles::{LayerTensor, Role};
 use crate::text::hints::{BEAMS_KEY, EARLY_KEY};
@@ -39,7 +40,9 @@ pub(super) fn metadata(model: &LoadedModel) -> Result<(Entries, Vec<String>)> {
             let (sampling, unusable) = sampling(model);
             entries.extend(sampling);
             notices = unusable;
-            if path.join("tokenizer.json").exists() {
+            if model.spec.image.is_some() {
+                entries.extend(beside::keys(&model.spec, path, config)?);
+            } else if path.join("tokenizer.json").exists() {
                 match gguf_metadata(path, Some(model.spec.vocab)) {
                     Ok(export) => {
                         entries.extend(text::vocab_keys(export.vocab));

@@ -91,13 +91,6 @@ impl<'a> Conversion<'a> {
     /// [`crate::error::Fault::PartialBlock`] for rows that a format cannot hold; [`LoadError::Unsupported`]
     /// for what GGUF or the layout cannot express.
     pub fn plan_as(model: &'a LoadedModel, layout: FileLayout, types: Types<'_>) -> Result<Self> {
-        if model.spec.image.is_some() {
-            return Err(LoadError::Unsupported {
-                path: first_path(model).to_owned(),
-                feature: "a model of images as a GGUF file".to_owned(),
-                hint: "such models run from their folders".to_owned(),
-            });
-        }
         let mut outputs = dense_outputs(model, types)?;
         let experts = expert_types(model, types)?;
         let encoded = matches!(types, Types::Chosen(_));

@@ -39,7 +39,7 @@ impl Class {
         match role {
             _ if is_router(role) => Self::Router,
             _ if rows == 1 => Self::Vectors,
-            Role::Embed | Role::LayerInputTable => Self::Embedding,
+            Role::Embed | Role::LayerInputTable | Role::Patches => Self::Embedding,
             Role::Head => Self::Head,
             Role::Layer(_, tensor) if tensor.expert_part().is_some() => Self::Experts,
             Role::LayerInputProjection => Self::Attention,
@@ -150,6 +150,8 @@ impl Mixture {
         let down = |layer, usual| if loses_more(layer, spec.layers.len()) { self.some_down } else { usual };
         match role {
             Role::Head => self.head_for(cols),
+            // Places and patches of images are few, and errors in them are in every image.
+            Role::Embed | Role::Patches if spec.image.is_some() => self.base_or(F16),
             Role::Embed if spec.head.tied => self.head_for(cols),
             Role::Embed | Role::LayerInputTable => self.embedding,
             // They are small, and errors in them would add up from layer to layer.
@@ -173,6 +175,11 @@ impl Mixture {
             }
             _ => self.base,
         }
+    }
+
+    /// The type of most matrices if it is a float, or this one.
+    fn base_or(&self, float: Format) -> Format {
+        if self.base.is_float() { self.base } else { float }
     }
 
     fn head_for(&self, cols: usize) -> Format {

@@ -332,6 +332,7 @@ pub(super) const VMOE: Family = Family {
     label: "vmoe",
     hf_types: &["vmoe"],
     gguf_arch: "vmoe",
+    gguf_names: GGUF,
     folder_names: &[
         top(Role::Embed, "vit.embeddings.position_embeddings"),
         top(Role::Patches, "vit.embeddings.patch_embeddings.projection.weight"),
@@ -369,3 +370,8 @@ pub(super) const VMOE: Family = Family {
     default_eps: 1e-6,
     ..LLAMA
 };
+
+/// AdaMV-MoE (Chen et al., ICCV 2023): the same with tasks. Each has patches, places, routers and a head of
+/// its own, one below the other in the tensors of V-MoE.
+pub(super) const ADAMVMOE: Family =
+    Family { label: "adamvmoe", hf_types: &["adamvmoe"], gguf_arch: "adamvmoe", ..VMOE };

@@ -14,7 +14,7 @@ use super::family::{
     QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, MOE_LSTM, NEMOTRON_H};
-use super::pairs::{M2M100, NLLB_MOE, SWITCH, T5, UMT5, VMOE};
+use super::pairs::{ADAMVMOE, M2M100, NLLB_MOE, SWITCH, T5, UMT5, VMOE};
 use super::qwen4exp::QWEN4EXP;
 use super::recent::{
     COHERE2MOE, DEEPSEEK32, DSMOE, GLAM, GLM_DSA, GROVEMOE, HYV3, JETMOE, LLAMA4, MIMO2, PLM, STEP35,
@@ -561,6 +561,7 @@ pub const FAMILIES: &[Family] = &[
     M2M100,
     NLLB_MOE,
     VMOE,
+    ADAMVMOE,
 ];
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::io::json;
 use crate::spec::ImageSpec;
 
 /// The file with what is done to images.
-const FILE: &str = "preprocessor_config.json";
-const FILE_BYTES_MAX: u64 = 1 << 20;
+pub(super) const FILE: &str = "preprocessor_config.json";
+pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The filter that is named 2 (Pillow's `BILINEAR`).
 const BILINEAR: u64 = 2;
 
@@ -46,18 +46,12 @@ enum Size {
 }
 
 impl Preparation {
-    /// What the folder of a model says.
+    /// What such a text says; `path` is for messages.
     ///
     /// # Errors
-    /// A missing or damaged file; another size than the model's; filters other than the bilinear one.
-    pub fn of_folder(folder: &Path, image: &ImageSpec) -> Result<Self> {
-        let path = folder.join(FILE);
-        if !path.exists() {
-            let hint =
-                ": it says how images are resized and normalised; take it from where the model is from";
-            return Err(LoadError::malformed(folder, FILE, Fault::Missing { hint }));
-        }
-        let settings: Settings = json::read(&path, FILE_BYTES_MAX)?;
+    /// A damaged text; another size than the model's; filters other than the bilinear one.
+    pub(super) fn of_text(path: &Path, text: &str, image: &ImageSpec) -> Result<Self> {
+        let settings: Settings = json::parse(path, text.as_bytes(), FILE_BYTES_MAX)?;
         let resize = settings.do_resize.unwrap_or(true);
         let (height, width) = match settings.size {
             None => (image.size as u64, image.size as u64),
@@ -68,12 +62,12 @@ impl Preparation {
         if resize && (height, width) != (side, side) {
             let other = format!("the model's images of {side} x {side} pixels");
             let fault = Fault::Contradiction { found: format!("{width} x {height}"), other };
-            return Err(LoadError::malformed(&path, "size", fault));
+            return Err(LoadError::malformed(path, "size", fault));
         }
         let filter = settings.resample.unwrap_or(BILINEAR);
         if resize && filter != BILINEAR {
             let (feature, hint) = (format!("resample = {filter}"), "2, the bilinear filter, is".to_owned());
-            return Err(LoadError::Unsupported { path, feature, hint });
+            return Err(LoadError::Unsupported { path: path.to_owned(), feature, hint });
         }
         let usual = |on: Option<bool>, stated: Option<[f32; 3]>, usual: f32, off: f32| match on {
             Some(false) => [off; 3],
@@ -88,7 +82,7 @@ impl Preparation {
             mean: usual(settings.do_normalize, settings.image_mean, 0.5, 0.0),
             deviation: usual(settings.do_normalize, settings.image_std, 0.5, 1.0),
         };
-        own.check(&path)?;
+        own.check(path)?;
         Ok(own)
     }
 

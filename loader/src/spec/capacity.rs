@@ -25,8 +25,13 @@ pub enum ExpertLimit {
     /// This many times the share of each expert if all had as many, rounded up: the capacity factor of the
     /// papers (arXiv 2006.16668, 2101.03961, 2202.08906).
     Factor(usize),
-    /// This many times the tokens over the experts, rounded to the nearest (arXiv 2106.05974).
-    Share(f32),
+    /// This many times the places of all tokens over the experts, rounded to the nearest (arXiv 2106.05974).
+    Share {
+        /// The capacity factor.
+        factor: f32,
+        /// Experts, and so places, of a token.
+        k: usize,
+    },
 }
 
 impl ExpertLimit {
@@ -36,7 +41,7 @@ impl ExpertLimit {
             Self::Tokens(count) => count,
             Self::Part(part) => whole((part * small(tokens)).ceil()),
             Self::Factor(factor) => factor * tokens.div_ceil(experts),
-            Self::Share(times) => whole((times * small(tokens) / small(experts)).round()),
+            Self::Share { factor, k } => whole((factor * small(k) * small(tokens) / small(experts)).round()),
         }
     }
 }
@@ -51,6 +56,6 @@ mod tests {
         assert_eq!(ExpertLimit::Part(0.5).of_text(11, 8), 6);
         assert_eq!(ExpertLimit::Part(1.0).of_text(40, 6), 40);
         assert_eq!(ExpertLimit::Factor(2).of_text(17, 8), 6);
-        assert_eq!(ExpertLimit::Share(1.5).of_text(17, 8), 3);
+        assert_eq!(ExpertLimit::Share { factor: 0.75, k: 2 }.of_text(17, 8), 3);
     }
 }

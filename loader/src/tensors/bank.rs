@@ -26,6 +26,17 @@ pub struct MatrixRef {
 }
 
 impl MatrixRef {
+    /// Some of its rows as a matrix.
+    ///
+    /// # Panics
+    /// If it has no such rows.
+    #[must_use]
+    pub fn some_rows(&self, rows: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && rows.start <= rows.end, "{rows:?} of {} rows", self.rows);
+        let (offset, bytes) = self.place_of(rows.clone());
+        Self { rows: rows.len(), offset, bytes, ..*self }
+    }
+
     /// Offset and length in bytes of some of its rows.
     pub(crate) fn place_of(&self, rows: Range<usize>) -> (u64, u64) {
         let wide = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);

@@ -64,7 +64,7 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
                 Op::Delta(delta) => delta_tensors(delta, d, &mut add),
                 Op::Latent(latent) => latent_tensors(latent, d, &mut add),
                 Op::Mlp(mlp) => mlp_tensors(mlp, d, (T::Dense, T::DenseBias), &mut add),
-                Op::Moe(moe) => moe_tensors(moe, d, &mut add),
+                Op::Moe(moe) => moe_tensors(moe, (d, spec.task_count()), &mut add),
                 Op::Ngram(_) => {}
                 Op::LayerInput(input) => {
                     add(T::LayerInputGate, input.width, d);
@@ -80,10 +80,10 @@ pub fn needed(spec: &ModelSpec) -> Vec<(Role, usize, usize)> {
 fn ends(spec: &ModelSpec, out: &mut Vec<(Role, usize, usize)>) {
     let d = spec.d_model;
     if let Some(image) = &spec.image {
-        out.push((Role::Patches, d, image.patch_numbers()));
-        out.push((Role::PatchBias, 1, d));
-        if image.first() > 0 {
-            out.push((Role::FirstRow, 1, d));
+        out.push((Role::Patches, image.tasks * d, image.patch_numbers()));
+        out.push((Role::PatchBias, 1, image.tasks * d));
+        if image.first_row {
+            out.push((Role::FirstRow, 1, image.tasks * d));
         }
     }
     if !spec.head.tied {
@@ -440,12 +440,12 @@ fn mlp_tensors(mlp: &MlpSpec, d_model: usize, (weight, bias): MlpRoles, add: Add
     }
 }
 
-fn moe_tensors(moe: &MoeSpec, d_model: usize, add: Add<'_>) {
+fn moe_tensors(moe: &MoeSpec, (d_model, tasks): (usize, usize), add: Add<'_>) {
     if let SharedExpert::Plain(mlp) | SharedExpert::Gated(mlp) = &moe.shared {
         mlp_tensors(mlp, d_model, (T::Shared, T::SharedBias), add);
     }
     if !matches!(moe.router_input, RouterInput::Groups { .. }) {
-        add(T::Router, moe.experts, d_model);
+        add(T::Router, tasks * moe.experts, d_model);
     }
     if moe.out_bias {
         add(T::ExpertsOutBias, 1, d_model);

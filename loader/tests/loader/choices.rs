@@ -1,5 +1,5 @@
-//! Configurations of GLM-5 and Qwen3.8: which layers choose what tokens attend to, and what is refused with
-//! the name of the field.
+//! Configurations of GLM-5 and Qwen3.8: which layers choose what tokens attend to. Tasks of models of images.
+//! What is refused is refused with the name of the field.
 #![allow(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use std::path::Path;
@@ -79,5 +79,31 @@ fn choices_out_of_range_are_refused_by_name() {
     for (field, value) in [("index_topk_pattern", json!("FXFF")), ("index_topk_freq", json!(0))] {
         let message = refused(&with("glm5shared", &[("indexer_types", Value::Null), (field, value.clone())]));
         assert!(message.contains(field), "{field} = {value}: {message}");
+    }
+}
+
+#[test]
+fn tasks_of_models_of_images_are_checked_by_name() {
+    let with = |fields: &[(&str, Value)]| with("adamvmoe", fields);
+    let spec = spec_of_config(Path::new("it/config.json"), &with(&[])).unwrap();
+    let image = spec.image.unwrap();
+    assert_eq!((image.tasks, image.all_classes, spec.vocab), (3, 12, 3 * image.rows()));
+    for (field, value, words) in [
+        ("tasks", json!([]), "tasks: is 0"),
+        ("tasks", json!(["a", "b", "a"]), "names that are all different"),
+        ("tasks", json!(["a", "", "b"]), "names that are all different"),
+        ("tasks", json!("a"), "tasks: is a string"),
+        ("tasks", json!(["a", "b"]), "a list of 3 values"),
+        ("task_num_labels", json!([1, 2]), "a list of 2 values"),
+        ("task_num_labels", json!([1, 2, 0]), "task_num_labels: is 0"),
+        ("task_num_labels", json!([1, 1_000_000, 1]), "at most 4194304 scores of an image"),
+        ("task_num_labels", Value::Null, "task_num_labels: is missing"),
+        ("task_experts_per_tok", json!([1, 2, 6]), "task_experts_per_tok: is 6"),
+        ("task_experts_per_tok", Value::Null, "num_experts_per_tok: is missing"),
+        ("task_heads", json!(["image", "boxes", "image"]), "supported are image and patches"),
+        ("classifier", json!("map"), "supported are token, gap and patches"),
+    ] {
+        let problem = refused(&with(&[(field, value)]));
+        assert!(problem.contains(words), "{problem}");
     }
 }

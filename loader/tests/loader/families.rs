@@ -13,7 +13,7 @@ use moelten_loader::container::gguf::write::{GgufWriter, TensorPlan};
 use moelten_loader::container::gguf::{Array, Gguf, Value as Entry};
 use moelten_loader::convert::Conversion;
 use moelten_loader::error::{Fault, LoadError};
-use moelten_loader::load::{LoadedModel, folder_names, load, spec_of_config};
+use moelten_loader::load::{LoadedModel, Source, folder_names, load, spec_of_config};
 use moelten_loader::spec::ModelSpec;
 use moelten_loader::tensors::needed::{large_numbers, needed, tables, whole_numbers};
 use moelten_loader::tensors::roles::{LayerTensor, Lie, NameRule, Role, Rows};
@@ -262,6 +262,10 @@ fn fault_without(name: &str, found: Result<LoadedModel, LoadError>, sound: &Load
 
 /// Writes a folder as a GGUF file, if its family is written.
 fn write_file(loaded: &LoadedModel, file: &Path) -> bool {
+    // A model of images says what is done to them.
+    if let (Source::Hf { path, .. }, Some(_)) = (&loaded.source, &loaded.spec.image) {
+        fs::write(path.join("preprocessor_config.json"), "{}").unwrap();
+    }
     match Conversion::plan(loaded, &|_| Format::F32).and_then(|plan| plan.write(file, &mut |_| true)) {
         Ok(done) => done,
         Err(LoadError::Unsupported { .. }) => false,

@@ -364,6 +364,7 @@ impl Shape {
             positions: None,
             encoder: None,
             image: None,
+            tasks: Vec::new(),
             layers: (0..self.layers).map(layer).collect(),
             final_norm: Some(norm),
             head: HeadSpec { tied: self.tied_head, bias: false, scale: 1.0, softcap: None },

@@ -161,7 +161,7 @@ fn layers(model: &LoadedModel, out: &mut String) -> std::fmt::Result {
         )?;
     }
     if let Some(image) = &spec.image {
-        writeln!(out, "  {}", words::image(image))?;
+        writeln!(out, "  {}", words::image(image, &spec.tasks))?;
     }
     if spec.positions.is_some() {
         writeln!(out, "  positions: sines and cosines are added to the embedding")?;

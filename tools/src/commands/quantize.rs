@@ -211,7 +211,11 @@ pub fn run(mut args: QuantizeArgs) -> anyhow::Result<()> {
 
 /// Says it when `run` would refuse the model: other programs may still want the file.
 fn warn_of_refusal(source: &Path, model: &LoadedModel) {
-    if let Err(error) = Headers::check(model, &open::name(Some(source))) {
+    let checked = match &model.spec.image {
+        Some(image) => model.preparation(image).map(drop).map_err(anyhow::Error::from),
+        None => Headers::check(model, &open::name(Some(source))),
+    };
+    if let Err(error) = checked {
         let line = format!("warning: `moelten run` refuses this model: {}", exit::report(&error).text);
         Notes::detect().line(Tone::Warning, &line);
     }

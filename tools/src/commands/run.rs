@@ -187,7 +187,7 @@ fn classify(args: &RunArgs) -> anyhow::Result<()> {
 
 /// The error of a missing prompt; of a model of images, that there is no image.
 fn no_text(args: &RunArgs, error: anyhow::Error) -> anyhow::Result<String> {
-    if let Some(path) = args.model.as_deref().filter(|path| path.is_dir()) {
+    if let Some(path) = args.model.as_deref().filter(|path| path.exists()) {
         open::has_text(&open::load(Some(path))?, &open::name(Some(path)))?;
     }
     Err(error)

@@ -3,9 +3,9 @@
 
 use moelten_loader::spec::{
     Activation, AttentionSpec, CapacitySpec, CompressedSpec, ExpertGroups, ExpertLimit, GroupWeights,
-    HeadExpertsSpec, HeadSpec, ImagePool, ImageSpec, KvSource, MlpSpec, MoeSpec, NormSpec, OutputGate,
-    Pairing, QkNorm, RelativeSpec, Renormalise, RopeScaling, RopeSpec, RouterInput, RouterSpec, Scoring,
-    Second, Select, SharedExpert,
+    HeadExpertsSpec, HeadSpec, ImageHead, ImagePool, ImageSpec, ImageTask, KvSource, MlpSpec, MoeSpec,
+    NormSpec, OutputGate, Pairing, QkNorm, RelativeSpec, Renormalise, RopeScaling, RopeSpec, RouterInput,
+    RouterSpec, Scoring, Second, Select, SharedExpert,
 };
 
 /// A norm and its epsilon.
@@ -182,15 +182,27 @@ pub fn experts(moe: &MoeSpec) -> String {
 }
 
 /// What a model of images reads.
-pub fn image(image: &ImageSpec) -> String {
-    let ImageSpec { size, patch, classes, pool } = image;
-    let head = match pool {
+pub fn image(image: &ImageSpec, tasks: &[ImageTask]) -> String {
+    let ImageSpec { size, patch, head, .. } = image;
+    let read = format!("images of {size} x {size} pixels in patches of {patch} x {patch}");
+    if tasks.is_empty() {
+        return format!("{read}; {}", image_head(head));
+    }
+    let of = |task: &ImageTask| {
+        let experts = task.router.as_ref().map_or(0, |router| router.select.max_experts());
+        format!("\n    task {}: {experts} experts for a token; {}", task.name, image_head(&task.head))
+    };
+    let tasks: String = tasks.iter().map(of).collect();
+    format!("{read}; patches, places, routers and heads by task:{tasks}")
+}
+
+fn image_head(head: &ImageHead) -> String {
+    let read = match head.pool {
         ImagePool::First => "the row before the patches",
         ImagePool::Mean => "the mean of all patches",
+        ImagePool::Each => "each patch",
     };
-    format!(
-        "images of {size} x {size} pixels in patches of {patch} x {patch}; {head} tells {classes} classes"
-    )
+    format!("{read} tells {} classes", head.classes)
 }
 
 /// How many tokens of a text an expert takes.
@@ -198,7 +210,9 @@ pub fn capacity_words(limit: ExpertLimit) -> String {
     match limit {
         ExpertLimit::Tokens(tokens) => format!("at most {tokens} tokens of a text for an expert"),
         ExpertLimit::Part(part) => format!("at most {part} of a text's tokens for an expert"),
-        ExpertLimit::Share(times) => format!("{times} times the tokens over the experts for an expert"),
+        ExpertLimit::Share { factor, k } => {
+            format!("{} times the tokens over the experts for an expert", factor * k as f32)
+        }
         ExpertLimit::Factor(factor) => {
             format!("at most {factor} times the mean share of a text's tokens for an expert")
         }

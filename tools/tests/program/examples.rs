@@ -40,7 +40,7 @@ fn words(line: &str) -> Vec<String> {
 fn every_example_runs_with_the_command_that_is_shown() {
     let dir = tempfile::tempdir().unwrap();
     let examples = listed();
-    assert_eq!(examples.len(), 15);
+    assert_eq!(examples.len(), 16);
     // Models of images are in `images`: they have no text, and no file.
     for (name, rest) in examples.into_iter().filter(|(_, rest)| !rest.contains("--image")) {
         make(dir.path(), &[&name]);

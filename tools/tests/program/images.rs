@@ -10,9 +10,13 @@ use crate::common::{Outcome, moelten, run};
 
 /// The example, and a folder for images.
 fn example() -> (tempfile::TempDir, PathBuf) {
+    named("vmoe")
+}
+
+fn named(name: &str) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
-    run(moelten().args(["make-example", "vmoe"]).current_dir(dir.path()), b"").fine();
-    let model = dir.path().join("vmoe");
+    run(moelten().args(["make-example", name]).current_dir(dir.path()), b"").fine();
+    let model = dir.path().join(name);
     (dir, model)
 }
 
@@ -75,6 +79,96 @@ fn classes_are_named_with_their_shares() {
 }
 
 #[test]
+fn a_model_with_tasks_computes_the_one_that_is_asked_for() {
+    let (dir, model) = named("adamvmoe");
+    let cat = rgb(&dir.path().join("cat.png"), (40, 30));
+    let names =
+        [("animals", ["cat", "dog", "horse", "bird"].as_slice()), ("places", &["forest", "street", "sea"])];
+    for (task, names) in names {
+        let told = ask(&model, &[&cat], &["--task", task]).fine();
+        let shown: Vec<&str> = told.text().lines().map(|line| line.split_once(" %  ").unwrap().1).collect();
+        assert_eq!(shown.len(), names.len(), "{told:?}");
+        assert!(names.iter().all(|name| shown.contains(name)), "{told:?}");
+        assert!(!told.err.contains("unknown") && !told.err.contains("unused"), "{told:?}");
+        assert_eq!(ask(&model, &[&cat], &["--task", task, "--ram", "min"]).fine().text(), told.text());
+    }
+    let parts = ask(&model, &[&cat], &["--task", "parts", "--json"]).fine();
+    let parts: Value = serde_json::from_str(parts.text()).unwrap();
+    let rows = parts["images"][0]["patches"].as_array().unwrap();
+    assert!(rows.len() == 4 && rows.iter().all(|row| row.as_array().unwrap().len() == 4), "{parts}");
+    assert_eq!(parts["task"], "parts");
+    let shown = ask(&model, &[&cat], &["--task", "parts"]).fine();
+    let grid: Vec<u64> =
+        shown.text().lines().take(4).flat_map(str::split_whitespace).map(|n| n.parse().unwrap()).collect();
+    let classes =
+        rows.iter().flat_map(|row| row.as_array().unwrap()).map(|patch| patch["class"].as_u64().unwrap());
+    assert_eq!(grid, classes.collect::<Vec<_>>(), "{shown:?}");
+    let inspected = run(moelten().arg("inspect").arg(&model), b"").fine();
+    assert!(inspected.text().contains("task animals: 3 experts for a token"), "{inspected:?}");
+    // A missing or unknown task is named with those that there are; other models have none.
+    let missing = ask(&model, &[&cat], &[]).refused(2, "E-ARG-01");
+    assert!(missing.err.contains("--task: animals, places, parts"), "{missing:?}");
+    let unknown = ask(&model, &[&cat], &["--task", "plants"]).refused(2, "E-ARG-01");
+    assert!(
+        unknown.err.contains("\"plants\"") && unknown.err.contains("animals, places, parts"),
+        "{unknown:?}"
+    );
+    let (other, vmoe) = example();
+    let cat = rgb(&other.path().join("cat.png"), (40, 30));
+    let none = ask(&vmoe, &[&cat], &["--task", "animals"]).refused(2, "E-ARG-01");
+    assert!(none.err.contains("no tasks to choose from"), "{none:?}");
+}
+
+/// The file that a folder becomes tells the same as the folder; one of rounded weights nearly the same.
+#[test]
+fn gguf_files_of_models_of_images_tell_the_same() {
+    for (name, task) in [("vmoe", None), ("adamvmoe", Some("animals")), ("adamvmoe", Some("parts"))] {
+        let (dir, model) = named(name);
+        let cat = rgb(&dir.path().join("cat.png"), (40, 30));
+        let options: Vec<&str> = task.iter().flat_map(|task| ["--task", task]).collect();
+        let told = ask(&model, &[&cat], &options).fine();
+        for (kind, layout) in [("bf16", "standard"), ("bf16", "packed"), ("q8_0", "standard")] {
+            let file = dir.path().join("model.gguf");
+            let mut quantize = moelten();
+            quantize
+                .arg("quantize")
+                .arg(&model)
+                .arg(&file)
+                .args(["--type", kind, "--layout", layout, "--force"]);
+            let written = run(&mut quantize, b"").fine();
+            assert!(!written.err.contains("refuses") && !written.err.contains("tokenizer"), "{written:?}");
+            let of_file = ask(&file, &[&cat], &options).fine();
+            assert!(!of_file.err.contains("unknown") && !of_file.err.contains("unused"), "{of_file:?}");
+            if kind == "bf16" {
+                assert_eq!(of_file.text(), told.text(), "{name} {layout}");
+                assert_eq!(
+                    ask(&file, &[&cat], &[&options[..], &["--ram", "min"]].concat()).fine().text(),
+                    told.text()
+                );
+            } else if task != Some("parts") {
+                let shares = |told: &Outcome| {
+                    let share = |line: &str| {
+                        line.split_once(" %  ")
+                            .map(|(share, name)| (name.to_owned(), share.trim().parse::<f64>().unwrap()))
+                    };
+                    told.text()
+                        .lines()
+                        .map(|line| share(line).unwrap())
+                        .collect::<std::collections::BTreeMap<_, _>>()
+                };
+                let (exact, rounded) = (shares(&told), shares(&of_file));
+                let worst = exact
+                    .iter()
+                    .filter_map(|(name, share)| Some((share - rounded.get(name)?).abs()))
+                    .fold(0.0, f64::max);
+                println!("{name}: {worst} percentage points");
+                assert!(worst < 5.0, "{exact:?} {rounded:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn every_kind_of_png_is_read() {
     use png::BitDepth::{Eight, Four, One, Sixteen};
     use png::ColorType::{Grayscale, GrayscaleAlpha, Indexed, Rgb, Rgba};
@@ -106,11 +200,6 @@ fn what_has_no_text_or_no_image_is_said() {
         let refused = run(&mut words, b"").refused(4, "E-SUP-02");
         assert!(refused.err.contains("--image cat.png"), "{command}: {refused:?}");
     }
-    let quantize = run(
-        moelten().arg("quantize").arg(&model).arg(dir.path().join("a.gguf")).args(["--type", "bf16"]),
-        b"",
-    );
-    assert!(quantize.refused(4, "E-SUP-01").err.contains("such models run from their folders"));
     let inspected = run(moelten().arg("inspect").arg(&model), b"").fine();
     assert!(inspected.text().contains("images of 32 x 32 pixels in patches of 8 x 8"), "{inspected:?}");
     assert!(inspected.text().contains("those with the highest weights first"), "{inspected:?}");

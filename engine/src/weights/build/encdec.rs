@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use moelten_loader::spec::{AttentionSpec, ImageSpec, KvSource};
+use moelten_loader::spec::{AttentionSpec, ImageSpec, KvSource, ModelSpec};
 use moelten_loader::tensors::roles::{AttentionTensors, LayerTensor, Role};
 
 use super::{Builder, OfLayer};
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::layers::linear::Linear;
 use crate::layers::mixer::cross::Cross;
 use crate::weights::{ImageWeights, OpWeights};
@@ -15,9 +15,23 @@ use crate::weights::{ImageWeights, OpWeights};
 impl Builder<'_> {
     /// What makes rows of an image.
     pub(super) fn image(&self, spec: &ImageSpec) -> Result<ImageWeights> {
-        let bias = Some(self.tensors.vector(Role::PatchBias)?);
-        let first = if spec.first() > 0 { self.tensors.vector(Role::FirstRow)? } else { Vec::new() };
-        Ok(ImageWeights { patches: Linear { weight: self.tensors.get(Role::Patches), bias }, first })
+        let of_task = |role| Ok::<_, EngineError>(self.task.numbers(&self.tensors.vector(role)?));
+        let bias = Some(of_task(Role::PatchBias)?);
+        let first = if spec.first_row { of_task(Role::FirstRow)? } else { Vec::new() };
+        let weight = self.task.rows(self.tensors.get(Role::Patches));
+        Ok(ImageWeights { patches: Linear { weight, bias }, first })
+    }
+
+    /// The head: that of the task in a model with several.
+    pub(super) fn head(&self, spec: &ModelSpec) -> Result<Linear> {
+        let mut weight = self.tensors.get(if spec.head.tied { Role::Embed } else { Role::Head });
+        let mut bias = spec.head.bias.then(|| self.tensors.vector(Role::HeadBias)).transpose()?;
+        if let Some(ImageSpec { head, first_class, .. }) = spec.image {
+            let rows = first_class..first_class + head.classes;
+            bias = bias.map(|bias| bias[rows.clone()].to_vec());
+            weight = weight.some_rows(rows);
+        }
+        Ok(Linear { weight, bias })
     }
 
     /// Attention of layer `layer`.

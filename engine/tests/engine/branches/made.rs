@@ -211,6 +211,7 @@ pub fn model(layers: Vec<LayerSpec>) -> ModelSpec {
         positions: None,
         encoder: None,
         image: None,
+        tasks: Vec::new(),
         layers,
         final_norm: Some(NormSpec::Rms { eps: 1e-5 }),
         head: HeadSpec { tied: false, bias: true, scale: 0.5, softcap: None },
