@@ -4,6 +4,8 @@
 
 pub(crate) mod beside;
 mod png;
+mod png_interlaced;
+mod png_stream;
 mod prepare;
 mod resize;
 
@@ -18,7 +20,9 @@ use crate::spec::ImageSpec;
 /// rows of the file.
 pub fn bytes_to_read(image: &ImageSpec) -> u64 {
     let side = image.size as u64;
-    side.saturating_mul(side).saturating_mul(3 * 4).saturating_add(png::MOST_BYTES as u64)
+    side.saturating_mul(side)
+        .saturating_mul(3 * 4)
+        .saturating_add((png_stream::MOST_BYTES + png_interlaced::BAND_BYTES) as u64)
 }
 
 /// Appends the numbers of an image's patches to `out`, `[patches, numbers]`.

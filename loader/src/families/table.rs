@@ -73,7 +73,7 @@ const PHI3_FOLDER: &[NameRule] = &[
 ];
 
 /// Every family. A GGUF architecture belongs to the first entry that names it.
-pub const FAMILIES: &[Family] = &[
+pub static FAMILIES: &[Family] = &[
     LLAMA,
     Family { label: "mistral", hf_types: &["mistral"], ..LLAMA },
     // arXiv 2401.04088. In GGUF files a Mixtral is a llama with an expert count.

@@ -86,6 +86,15 @@ impl Preparation {
         Ok(own)
     }
 
+    /// What is done where a file says nothing.
+    ///
+    /// # Errors
+    /// None: the usual values fit.
+    #[cfg(fuzzing)]
+    pub(crate) fn usual(image: &ImageSpec) -> Result<Self> {
+        Self::of_text(Path::new(FILE), "{}", image)
+    }
+
     fn check(&self, path: &Path) -> Result<()> {
         let wrong = |field: &str, found: f32, must| {
             Err(LoadError::malformed(path, field, Fault::BadNumber { found: found.to_string(), must }))

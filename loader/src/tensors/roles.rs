@@ -106,7 +106,7 @@ use Part::{Down, Gate, Up};
 use Place::{Ffn, Mixer};
 
 /// Names in GGUF files. Files are written with the first rule of a role.
-pub const GGUF_NAMES: &[NameRule] = &[
+pub static GGUF_NAMES: &[NameRule] = &[
     top(Role::Embed, "token_embd.weight"),
     top(Role::Patches, "v.patch_embd.weight"),
     top(Role::PatchBias, "v.patch_embd.bias"),
@@ -307,7 +307,7 @@ pub const GGUF_NAMES: &[NameRule] = &[
 ];
 
 /// Names in Hugging Face folders.
-pub const HF_NAMES: &[NameRule] = &[
+pub static HF_NAMES: &[NameRule] = &[
     top(Role::Embed, "model.embed_tokens.weight"),
     top(Role::Embed, "model.word_embeddings.weight"),
     top(Role::LayerInputTable, "model.embed_tokens_per_layer.weight"),
