@@ -245,7 +245,7 @@ fn damaged_and_other_files_are_named() {
     refused(with("woven.png", &header(40, 30, 1)), 3, "E-FILE-02", "woven.png");
     refused(with("huge.png", &header(10_000, 10_000, 1)), 3, "E-FILE-02", "number of pixels (interlaced)");
     refused(with("none.png", &header(0, 30, 0)), 3, "E-FILE-02", "");
-    // A palette that ends within a colour, which the decoder does not expect (found by the fuzz target `picture`).
+    // A palette that ends within a colour, which the decoder does not expect: a find of the fuzz target.
     let palette = image(&at("palette.png"), (6, 6), png::ColorType::Indexed, png::BitDepth::Four);
     let whole_colours = fs::read(&palette).unwrap();
     let place = whole_colours.windows(4).position(|part| part == b"PLTE").unwrap();
