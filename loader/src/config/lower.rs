@@ -107,10 +107,9 @@ pub fn lower(raw: &RawConfig, container: Container) -> Result<ModelSpec> {
         }
         Some(hybrid) => hybrid_layers(hybrid, family, container, sizes)?,
     };
-    let residual_scale = raw.positive(&raw.residual_scale)?;
     let own = layer_inputs(raw, eps)?;
     let adjugate = family.folder_adjugate.filter(|_| container == Container::HfFolder);
-    let with = Assembly { norm, scale: residual_scale, own, adjugate };
+    let with = Assembly { norm, scale: raw.positive(&raw.residual_scale)?, own, adjugate };
     let layers = mixers.into_iter().zip(ffn).enumerate();
     let layers = layers.map(|(index, ops)| assembled(raw, family, sizes, &with, index, ops));
     let mut layers = layers.collect::<Result<Vec<LayerSpec>>>()?;
