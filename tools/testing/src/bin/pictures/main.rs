@@ -35,31 +35,77 @@ const QUESTIONS: [&str; 4] = [
     "Tell me a tale about the moon.",
 ];
 
-/// A picture: its file, its title, the size of the terminal, and whether the expert view is open.
+/// How many colours a terminal says it has.
+#[derive(Clone, Copy)]
+enum Colours {
+    /// 2^24.
+    All,
+    /// 256.
+    Table,
+    /// 16.
+    Few,
+    /// None.
+    None,
+}
+
+impl Colours {
+    /// Part of a file's name.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::All => "true",
+            Self::Table => "256",
+            Self::Few => "16",
+            Self::None => "none",
+        }
+    }
+
+    /// The variable that says it, beside tmux's own `TERM`, and its value.
+    const fn variable(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::All => Some(("COLORTERM", "truecolor")),
+            Self::Table => Some(("COLORTERM", "256")),
+            Self::Few => None,
+            Self::None => Some(("NO_COLOR", "1")),
+        }
+    }
+}
+
+/// A picture: its file, its title, the size of the terminal and its colours, and whether the expert view is
+/// open.
 struct Picture {
-    name: &'static str,
+    name: String,
     title: &'static str,
     columns: u16,
     rows: u16,
+    colours: Colours,
     experts: bool,
 }
 
-const PICTURES: [Picture; 2] = [
-    Picture {
-        name: "chat.svg",
-        title: "The chat: a question, its answer while it is written, and the status line",
-        columns: 96,
-        rows: 22,
-        experts: false,
-    },
-    Picture {
-        name: "experts.svg",
-        title: "The expert view above the chat: one square for each expert, and speeds beside their limits",
-        columns: 96,
-        rows: 30,
-        experts: true,
-    },
+/// Sizes of terminals and the colours in which the expert view is shown there.
+const EXPERTS: [(u16, u16, &[Colours]); 3] = [
+    (80, 24, &[Colours::All, Colours::Table, Colours::Few, Colours::None]),
+    (120, 40, &[Colours::All, Colours::Table, Colours::Few, Colours::None]),
+    (200, 50, &[Colours::All]),
 ];
+
+fn pictures() -> Vec<Picture> {
+    let title = "The chat: a question, its answer while it is written, and the status line";
+    let colours = Colours::All;
+    let mut all =
+        vec![Picture { name: "chat.svg".to_owned(), title, columns: 96, rows: 22, colours, experts: false }];
+    let title = "The expert view and the chat: one square for each expert, and speeds beside their limits";
+    let mut experts = |name, columns, rows, colours| {
+        all.push(Picture { name, title, columns, rows, colours, experts: true });
+    };
+    experts("experts.svg".to_owned(), 96, 30, Colours::All);
+    for (columns, rows, colours) in EXPERTS {
+        for &colours in colours {
+            let name = format!("experts-{columns}x{rows}-{}.svg", colours.name());
+            experts(name, columns, rows, colours);
+        }
+    }
+    all
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
@@ -70,9 +116,9 @@ fn main() -> ExitCode {
     let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/tiny-tales.gguf");
     let model = arguments.get(2).map_or(built_in, PathBuf::from);
     let ram = arguments.get(3).map_or("min".into(), |ram| ram.to_string_lossy().into_owned());
-    for picture in &PICTURES {
+    for picture in &pictures() {
         let made = make(picture, program, &model, &ram).and_then(|text| {
-            fs::write(Path::new(folder).join(picture.name), text).map_err(|e| e.to_string())
+            fs::write(Path::new(folder).join(&picture.name), text).map_err(|e| e.to_string())
         });
         if let Err(problem) = made {
             let _ = writeln!(std::io::stderr(), "{}: {problem}", picture.name);
@@ -92,7 +138,7 @@ fn make(picture: &Picture, program: &OsStr, model: &Path, ram: &str) -> Result<S
         terminal.keys(&["F2"])?;
     }
     // The first answers warm the cache and the figures; some are too short for a picture.
-    for (index, question) in QUESTIONS.iter().cycle().take(3 * QUESTIONS.len()).enumerate() {
+    for (index, question) in QUESTIONS.iter().cycle().take(10 * QUESTIONS.len()).enumerate() {
         terminal.enter("/clear")?;
         terminal.wait("an empty chat", |screen| !screen.contains(DONE))?;
         terminal.enter(question)?;
@@ -127,7 +173,8 @@ impl Terminal {
         let terminal = Self { folder };
         let mut command = terminal.tmux();
         command.env("M", absolute(Path::new(program))?).env("MODEL", copy).env("PS1", "$ ").env_remove("ENV");
-        command.env("COLORTERM", "truecolor").env("MOELTEN_THEME", "dark").env_remove("NO_COLOR");
+        command.env("MOELTEN_THEME", "dark").env_remove("COLORTERM").env_remove("NO_COLOR");
+        command.envs(picture.colours.variable());
         command.env("HOME", &terminal.folder).env("XDG_STATE_HOME", &terminal.folder);
         let size = [picture.columns.to_string(), picture.rows.to_string()];
         command.args(["-u", "-f", "/dev/null", "new-session", "-d", "-x", &size[0], "-y", &size[1], "sh"]);
