@@ -38,13 +38,13 @@ const QUESTIONS: [&str; 4] = [
 /// How many colours a terminal says it has.
 #[derive(Clone, Copy)]
 enum Colours {
-    /// 2^24.
+    /// All that eight bits for each part give.
     All,
-    /// 256.
+    /// A table of 256.
     Table,
-    /// 16.
+    /// The sixteen oldest.
     Few,
-    /// None.
+    /// No colours are wanted.
     None,
 }
 
