@@ -81,12 +81,8 @@ struct Picture {
     experts: bool,
 }
 
-/// Sizes of terminals and the colours in which the expert view is shown there.
-const EXPERTS: [(u16, u16, &[Colours]); 3] = [
-    (80, 24, &[Colours::All, Colours::Table, Colours::Few, Colours::None]),
-    (120, 40, &[Colours::All, Colours::Table, Colours::Few, Colours::None]),
-    (200, 50, &[Colours::All]),
-];
+/// Sizes of terminals in which the expert view is shown, in all colours.
+const EXPERTS: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 50)];
 
 fn pictures() -> Vec<Picture> {
     let title = "The chat: a question, its answer while it is written, and the status line";
@@ -98,8 +94,8 @@ fn pictures() -> Vec<Picture> {
         all.push(Picture { name, title, columns, rows, colours, experts: true });
     };
     experts("experts.svg".to_owned(), 96, 30, Colours::All);
-    for (columns, rows, colours) in EXPERTS {
-        for &colours in colours {
+    for (columns, rows) in EXPERTS {
+        for colours in [Colours::All, Colours::Table, Colours::Few, Colours::None] {
             let name = format!("experts-{columns}x{rows}-{}.svg", colours.name());
             experts(name, columns, rows, colours);
         }
