@@ -14,7 +14,7 @@ pub fn fold(line: &str, columns: usize) -> Vec<String> {
     if line.width() <= columns {
         return vec![line.to_owned()];
     }
-    let indent = line.len() - line.trim_start().len();
+    let indent = line.len() - line.trim_start_matches(' ').len();
     let narrow = columns < indent + LAST_MIN && indent > NARROW;
     let (line, indent) = if narrow { (&line[indent - NARROW..], NARROW) } else { (line, indent) };
     let table = line.rfind("  ").map_or(indent, |gap| gap + 2);
@@ -59,6 +59,7 @@ mod tests {
         assert!(fold(&"word ".repeat(30), 20).iter().all(|row| row.len() <= 20));
         assert_eq!(fold(&"x".repeat(50), 20), ["x".repeat(50)], "a word is not broken");
         assert_eq!(fold("漢字 漢字 漢字", 10), ["漢字 漢字", "漢字"]);
+        assert_eq!(fold(&"\u{3000}".repeat(30), 20).len(), 1, "wide spaces are no indentation");
     }
 
     #[test]
