@@ -10,8 +10,8 @@ mod recent;
 mod table;
 
 pub(crate) use family::{
-    ActivationKind, AdjugateKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, Growth, KdaKind,
-    LocalRope, LogitScale, NormKind, NormPlaces, PairKind, PairPositions, QkNormKind, RopeLayers,
+    ActivationKind, AdjugateKind, BesideKind, DeltaKind, Demanded, ExpertWidth, Family, FolderSizes, Growth,
+    KdaKind, LocalRope, LogitScale, NormKind, NormPlaces, PairKind, PairPositions, QkNormKind, RopeLayers,
     RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, SparseLayers, SsmKind, WindowRule,
 };
 pub(crate) use table::FAMILIES;

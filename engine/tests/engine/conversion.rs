@@ -8,6 +8,7 @@ use crate::common::wide::{converted, wide};
 use crate::common::{
     FAMILIES, NARROW, deviation, distance, folder, golden, rounding_bound, run, run_on, spread,
 };
+use moelten_loader::container::gguf::Gguf;
 use moelten_loader::convert::Conversion;
 use moelten_loader::load::load;
 use moelten_quant::{Format, Isa, decode};
@@ -78,6 +79,23 @@ fn the_file_of_another_program_has_the_same_tensors() {
         let [sum, size]: [f64; 2] = [sum.parse().unwrap(), size.parse().unwrap()];
         let error = (weighed.sum::<f64>() - sum).abs();
         assert!(error <= size / 500.0, "{name}: {error} of {size}");
+    }
+}
+
+/// llama.cpp refuses files without these keys, which say nothing new.
+#[test]
+fn keys_that_other_readers_demand_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for (family, key, value) in [
+        ("gemma4moe", "gemma4.embedding_length_per_layer_input", 0.0),
+        ("nemotronh", "nemotron_h_moe.attention.layer_norm_epsilon", 1e-5),
+        ("nemotronh", "nemotron_h_moe.attention.layer_norm_rms_epsilon", 1e-5),
+        ("phimoe", "phimoe.attention.layer_norm_rms_epsilon", 1e-5),
+    ] {
+        let file = convert(family, Format::F32, dir.path());
+        let gguf = Gguf::open(&file).unwrap();
+        let found = gguf.metadata.f32(key).or_else(|_| gguf.metadata.u64(key).map(|n| n.map(|n| n as f32)));
+        assert_eq!(found.unwrap(), Some(value), "{family}: {key}");
     }
 }
 

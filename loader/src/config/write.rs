@@ -13,7 +13,7 @@ use crate::config::write_recurrent::{recurrences, told_by_heads};
 use crate::config::write_rope::rope_keys;
 use crate::container::gguf::{Array, Value};
 use crate::error::Result;
-use crate::families::{Growth, LogitScale, QkNormKind, RopeLayers, Setting, SharedKind};
+use crate::families::{Demanded, Growth, LogitScale, QkNormKind, RopeLayers, Setting, SharedKind};
 use crate::io::reader::narrow;
 use crate::spec::{
     Activation, AttentionSpec, ExpertGroups, GroupWeights, KvSource, LayerInputs, LayerSpec, MlpSpec,
@@ -46,9 +46,11 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
                 keys.f32(&FIELDS.norm_eps, norm_eps);
             }
         }
-        Some(NormSpec::Rms { eps }) => keys.f32(&FIELDS.norm_eps, eps),
+        Some(NormSpec::Rms { eps }) if !family.gguf_demanded.contains(&Demanded::BothNorms) => {
+            keys.f32(&FIELDS.norm_eps, eps);
+        }
         // Readers of phimoe files look for the key of the other norm.
-        Some(NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps }) => {
+        Some(NormSpec::Rms { eps } | NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps }) => {
             let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
             keys.out.extend(both.map(|key| (key, Value::F32(eps))));
         }
@@ -76,10 +78,11 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
         stream_keys(spec, streams, &mut keys);
     }
     ngram_keys(spec, &mut keys);
-    if let Some(LayerInputs { width, .. }) = spec.layer_inputs {
+    let inputs = spec.layer_inputs.map(|LayerInputs { width, .. }| width);
+    let demanded = family.gguf_demanded.contains(&Demanded::NoLayerInputs).then_some(0);
+    if let Some(width) = inputs.or(demanded) {
         keys.u32(&FIELDS.layer_input_width, width);
     }
-    let family = family_of(spec);
     // Readers of some families multiply with the root of the width unasked.
     let width = u32::try_from(spec.d_model).unwrap_or(u32::MAX);
     let root = narrow(f64::from(width).sqrt());
@@ -359,7 +362,7 @@ fn bounds(spec: &ModelSpec, keys: &mut Keys) {
 
 /// Which layers have experts.
 fn sparse_layers(spec: &ModelSpec, keys: &mut Keys) {
-    if keys.family.gguf_sparse_step {
+    if keys.family.gguf_demanded.contains(&Demanded::SparseStep) {
         let sparse: Vec<bool> = spec.layers.iter().map(|layer| layer.moe().is_some()).collect();
         let every = |step: &usize| (0..sparse.len()).all(|i| sparse.get(i) == Some(&((i + 1) % step == 0)));
         keys.u32(&FIELDS.sparse_step, (1..=sparse.len()).find(every).unwrap_or(1));

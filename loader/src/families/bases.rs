@@ -2,9 +2,9 @@
 //! of them share. Data only, no functions. It must not know the table.
 
 use super::family::{
-    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, KdaKind, LocalRope, LogitScale, NormKind,
-    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers,
-    SsmKind, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, Demanded, ExpertWidth, Family, KdaKind, LocalRope, LogitScale,
+    NormKind, NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind,
+    SinkLayers, SsmKind, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{self, Ffn, Mixer};
@@ -58,7 +58,7 @@ pub(super) const LLAMA: Family = Family {
     chunk: None,
     growth: None,
     gguf_half_rope: false,
-    gguf_sparse_step: false,
+    gguf_demanded: &[],
     gate: None,
     embed_root: Setting::Fixed(false),
     logit_scale: LogitScale::Divides,
@@ -291,6 +291,7 @@ pub(super) const GEMMA4: Family = Family {
     window: WindowRule::Periodic { period: 6, first_is_full: false },
     local_rope: LocalRope::Plain { theta: Some(10_000.0) },
     gguf_share_layers: None,
+    gguf_demanded: &[Demanded::NoLayerInputs],
     router_input: RouterInputKind::Residual,
     beside: BesideKind::Sum,
     expert_scales: true,

@@ -99,8 +99,8 @@ pub struct Family {
     pub growth: Option<Growth>,
     /// Whether layers without a window rotate half of what GGUF files say.
     pub gguf_half_rope: bool,
-    /// Whether readers of GGUF files ask of how many layers one has experts.
-    pub gguf_sparse_step: bool,
+    /// Keys that other readers of GGUF files demand, although they say nothing new.
+    pub gguf_demanded: &'static [Demanded],
     /// Gate on mixed values.
     pub gate: Option<OutputGate>,
     /// Whether the embedding is multiplied with the root of its width.
@@ -151,6 +151,17 @@ pub struct Family {
     pub default_eps: f64,
     /// Whether head and embedding are one matrix when a folder's configuration does not say.
     pub default_tied: bool,
+}
+
+/// A key that other readers demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demanded {
+    /// Of how many layers one has experts.
+    SparseStep,
+    /// The epsilon of norms with a mean, beside that of norms without.
+    BothNorms,
+    /// That layers have no numbers of their own for a token, where they have none.
+    NoLayerInputs,
 }
 
 /// Experts that stand for groups of a layer's experts.

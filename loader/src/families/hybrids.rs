@@ -3,8 +3,8 @@
 
 use super::bases::{DEEPSEEK3, LLAMA, V3_ROUTER};
 use super::family::{
-    ActivationKind, ExpertWidth, Family, KdaKind, NormPlaces, RopeLayers, Setting, SharedKind, SsmKind,
-    WindowRule,
+    ActivationKind, Demanded, ExpertWidth, Family, KdaKind, NormPlaces, RopeLayers, Setting, SharedKind,
+    SsmKind, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::Place::{Ffn, Mixer};
@@ -148,6 +148,7 @@ pub(super) const NEMOTRON_H: Family = Family {
     label: "nemotron-h",
     hf_types: &["nemotron_h"],
     gguf_arch: "nemotron_h_moe",
+    gguf_demanded: &[Demanded::BothNorms],
     gguf_names: &[layer(T::PreNorm(Ffn), "blk.{L}.attn_norm.weight")],
     ssm: SsmKind::SingleOps,
     window: WindowRule::Listed,

@@ -3,8 +3,8 @@
 
 use super::bases::{COHERE2, DEEPSEEK3, GLM4MOE, LLAMA, QWEN3};
 use super::family::{
-    ActivationKind, AdjugateKind, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers, RouterKind,
-    Setting, SharedKind, SinkLayers, WindowRule,
+    ActivationKind, AdjugateKind, Demanded, ExpertWidth, Family, Growth, LocalRope, QkNormKind, RopeLayers,
+    RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
 };
 use crate::spec::Part::{Down, Gate, Up};
 use crate::spec::{Activation, OutputGate, Pairing, Renormalise, Scoring};
@@ -76,7 +76,7 @@ pub(super) const LLAMA4: Family = Family {
     folder_pairing: Pairing::Adjacent,
     folder_names: LLAMA4_FOLDER,
     gguf_arch: "llama4",
-    gguf_sparse_step: true,
+    gguf_demanded: &[Demanded::SparseStep],
     qk_norm: QkNormKind::PlainAfterRope { but_of: 128 },
     chunk: Some(8192),
     growth: Some(Growth { beta: 0.1, period: 8192, offset: 1 }),

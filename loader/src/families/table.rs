@@ -10,8 +10,9 @@ use super::bases::{
 };
 use super::deepseek4::DEEPSEEK4;
 use super::family::{
-    ActivationKind, BesideKind, DeltaKind, ExpertWidth, Family, FolderSizes, LocalRope, NormKind, NormPlaces,
-    QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers, WindowRule,
+    ActivationKind, BesideKind, DeltaKind, Demanded, ExpertWidth, Family, FolderSizes, LocalRope, NormKind,
+    NormPlaces, QkNormKind, RopeLayers, RouterInputKind, RouterKind, Setting, SharedKind, SinkLayers,
+    WindowRule,
 };
 use super::hybrids::{BAILING_HYBRID, GRANITE_HYBRID, JAMBA, KIMI_LINEAR, MAMBA2, MOE_LSTM, NEMOTRON_H};
 use super::pairs::{ADAMVMOE, M2M100, NLLB_MOE, SWITCH, T5, UMT5, VMOE};
@@ -242,7 +243,7 @@ pub static FAMILIES: &[Family] = &[
         label: "ernie4.5moe",
         hf_types: &["ernie4_5_moe"],
         gguf_arch: "ernie4_5-moe",
-        gguf_sparse_step: true,
+        gguf_demanded: &[Demanded::SparseStep],
         gguf_pairing: Pairing::Adjacent,
         folder_pairing: Pairing::Adjacent,
         out_bias: Setting::Default(false),
