@@ -24,6 +24,19 @@ pub(crate) const EMBEDDED_KEY: &str = "tokenizer.huggingface.json";
 pub(crate) const BOS_KEY: &str = "tokenizer.ggml.bos_token_id";
 pub(crate) const EOS_KEY: &str = "tokenizer.ggml.eos_token_id";
 
+/// The keys of a GGUF file with an element for each token, or for each merge of two, by the kind of its
+/// vocabulary. `None` if the kind does not tell, or is one that is refused: then the whole has to be read.
+pub fn vocabulary_lists(metadata: &Metadata) -> Option<&'static [&'static str]> {
+    let text = |key: &str| metadata.str(key).ok().flatten();
+    match text("tokenizer.ggml.model")? {
+        "gpt2" if tokenizer::knows_pre(text("tokenizer.ggml.pre")?) => {
+            Some(&["tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"])
+        }
+        "llama" => Some(&["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"]),
+        _ => None,
+    }
+}
+
 /// The tokenizer of a model with the notices of its files.
 #[derive(Debug)]
 pub struct TextSide {

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use moelten_hub::{Choice, Found, Hub, HubError, ModelName, RemoteFile, Repository, Settings, Watch};
+use moelten_hub::{Choice, Found, Hub, HubError, ModelName, Part, Parts, Repository, Settings, Watch};
 use moelten_tui::terminal::{Notes, Tone};
 
 use crate::exit::CommandError;
@@ -121,21 +121,14 @@ pub fn fetch(hub: &Hub, name: &ModelName) -> anyhow::Result<Found> {
     pull(hub, &repository, &choice)
 }
 
-/// Reads a part of a file on the hub; Ctrl-C stops it.
+/// Reads parts of files on the hub; Ctrl-C stops it.
 ///
 /// # Errors
 /// [`HubError`], Ctrl-C.
-pub fn read(
-    hub: &Hub,
-    repository: &Repository,
-    file: &RemoteFile,
-    from: u64,
-    length: u64,
-) -> anyhow::Result<Vec<u8>> {
+pub fn read(from: &Parts, parts: &[Part]) -> anyhow::Result<Vec<Vec<u8>>> {
     let polling = Polling::begin();
     let stopped = || polling.stop().is_cancelled();
-    let read = || hub.read_range(repository, file, from, length, &stopped);
-    waiting::during("reading headers from the hub", None, read).map_err(ended)
+    waiting::during("reading headers from the hub", None, || from.read(parts, &stopped)).map_err(ended)
 }
 
 /// Downloads a choice with a bar.

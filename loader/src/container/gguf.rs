@@ -1,6 +1,7 @@
 //! GGUF files: metadata and a catalog of tensors, from one file, from all parts of a split model, or from
 //! memory. It must not know architectures.
 
+pub mod gap;
 mod header;
 mod metadata;
 mod types;

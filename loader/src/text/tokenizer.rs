@@ -30,4 +30,5 @@ pub use gguf::GgufVocab;
 pub use kind::{MERGES_MAX, TOKENS_MAX, TokenKind};
 pub use markup::Markup;
 pub(crate) use markup::free_sentinel;
+pub(crate) use pre::knows as knows_pre;
 pub use stream::StreamDecoder;

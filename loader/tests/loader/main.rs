@@ -15,6 +15,7 @@ mod durability;
 mod encode_memory;
 mod families;
 mod from_the_wild;
+mod gap;
 mod imatrix;
 mod m2m100;
 mod meter;

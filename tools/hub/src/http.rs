@@ -174,7 +174,8 @@ impl Http {
         })
     }
 
-    /// The bytes of a range, first and last byte included, tried again as in [`Http::ask`].
+    /// The bytes of a range, first and last byte included, tried again as in [`Http::ask`]; and the address
+    /// that they came from, after all redirects.
     ///
     /// # Errors
     /// As [`Http::text`].
@@ -184,7 +185,7 @@ impl Http {
         range: (u64, u64),
         stopped: &dyn Fn() -> bool,
         refused: &dyn Fn(u16, &HeaderMap) -> HubError,
-    ) -> Result<Vec<u8>, HubError> {
+    ) -> Result<(Vec<u8>, String), HubError> {
         let wanted = range.1 - range.0 + 1;
         self.tries(url, stopped, &mut || {
             let answer = self.once(url, false, Some(range))?;
@@ -203,7 +204,7 @@ impl Http {
             if (bytes.len() as u64) < wanted {
                 return Err(Failure::Again("the connection ended early".to_owned(), None));
             }
-            Ok(bytes)
+            Ok((bytes, answer.url))
         })
     }
 

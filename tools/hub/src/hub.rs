@@ -9,10 +9,11 @@ use moelten_loader::io::output::free_bytes;
 
 use crate::api;
 use crate::cache::{Cache, Removed};
-use crate::download::{Download, resolve};
+use crate::download::Download;
 use crate::error::HubError;
 use crate::http::{Http, host};
 use crate::name::{ModelName, RepoId};
+use crate::parts::Parts;
 use crate::select::{Choice, RemoteFile, choose};
 use crate::settings::Settings;
 use crate::watch::Watch;
@@ -144,26 +145,13 @@ impl Hub {
         Ok(Found { path, quant: choice.quant.clone().map(|quant| (quant, choice.by_default)) })
     }
 
-    /// Reads a part of a file on the hub into memory; shorter at the file's end.
+    /// Reads parts of a repository's files into memory.
     ///
     /// # Errors
-    /// [`HubError`].
-    pub fn read_range(
-        &self,
-        repository: &Repository,
-        file: &RemoteFile,
-        from: u64,
-        bytes: u64,
-        stopped: &dyn Fn() -> bool,
-    ) -> Result<Vec<u8>, HubError> {
+    /// [`HubError::Offline`], [`HubError::Processor`], a wrong `HF_ENDPOINT`.
+    pub fn parts<'a>(&self, repository: &'a Repository) -> Result<Parts<'a>, HubError> {
         let name = &repository.name;
-        let http = self.http(&name.to_string())?;
-        let url = resolve(&http, name, &repository.commit, &file.path);
-        let last = from.saturating_add(bytes).min(file.bytes).saturating_sub(1);
-        if file.bytes == 0 || from > last {
-            return Ok(Vec::new());
-        }
-        http.read(&url, (from, last), stopped, &|status, headers| api::refusal(&http, name, status, headers))
+        Ok(Parts::new(self.http(&name.to_string())?, name, &repository.commit))
     }
 
     /// Free bytes on the disk of the cache; `None` where the system does not say.

@@ -47,6 +47,18 @@ impl Headers {
         Ok(Self { loaded, language, hints, notices, name })
     }
 
+    /// What can be checked of a model whose vocabulary is not here, and whether it has a chat template.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn without_vocabulary(model: &Path) -> anyhow::Result<(LoadedModel, bool)> {
+        let loaded = open::load(Some(model))?;
+        open::has_text(&loaded, &open::name(Some(model)))?;
+        let chats = loaded.chat_template()?.is_some();
+        Model::check(&loaded.spec, &loaded.tensors)?;
+        Ok((loaded, chats))
+    }
+
     /// The check alone, of a model that is open.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 //! read them.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moelten_engine::EngineError;
@@ -17,6 +17,7 @@ use moelten_tui::terminal::{Notes, Tone};
 use serde_json::{Value, json};
 
 use crate::chat::headers::Headers;
+use crate::chat::language::Language;
 use crate::exit;
 use crate::models::RemoteModel;
 use crate::names;
@@ -67,6 +68,8 @@ struct Report<'a> {
     speeds: Speeds,
     /// A GPU that the options name.
     vram: Option<VramPlan>,
+    /// Bytes that the vocabulary takes, if it was not read: an estimate.
+    vocabulary: u64,
     forecast: Forecast,
     free: Option<u64>,
 }
@@ -92,16 +95,12 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         (Some(remote), _) => Some(remote.path()),
         (None, given) => given.map(names::resolve).transpose()?,
     };
-    let headers = Headers::read(args.model.as_deref(), true)?;
-    let chats = headers.language.has_template();
-    // `chat` and `run` hold the language when they plan, so it counts here too.
-    let Headers { loaded, name, language: _language, .. } = headers;
-    // The copy of the headers of a folder has a name that says nothing.
-    let name = remote.as_ref().map_or(name, |remote| remote.name().to_owned());
+    let Judged { loaded, name, chats, language: _language } = judged(args.model.as_deref(), remote.as_ref())?;
+    let vocabulary = remote.as_ref().map_or(0, RemoteModel::vocabulary_bytes);
     // Open until the end, so that the plan sees what its driver takes of the RAM.
     let gpu = args.session.compute().tried_gpu(0)?;
     let vram = gpu.as_ref().map(|gpu| gpu.plan(&loaded.spec, &loaded.tensors));
-    let extra = vram.as_ref().map_or(0, VramPlan::ram_bytes);
+    let extra = vram.as_ref().map_or(0, VramPlan::ram_bytes) + vocabulary;
     let plan = match args.session.plan_after(&loaded, 0, extra) {
         Ok(plan) => plan,
         Err(error) => {
@@ -133,8 +132,8 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
     let slots = vram.as_ref().and_then(VramPlan::used);
     let forecast = Forecast::new(&loaded, &plan, compute.kv(), &speeds, &earlier, slots, args.hit_rate);
     let free = memory::available_bytes();
-    let report =
-        Report { name, chats, loaded: &loaded, session: &args.session, plan, speeds, vram, forecast, free };
+    let (loaded, session) = (&loaded, &args.session);
+    let report = Report { name, chats, loaded, session, plan, speeds, vram, vocabulary, forecast, free };
     if args.json {
         output::answer(&report.json())?;
     } else {
@@ -144,6 +143,31 @@ pub fn run(mut args: FitArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A model that is judged, by all that is here of it.
+struct Judged {
+    loaded: LoadedModel,
+    name: String,
+    /// Whether it has a chat template.
+    chats: bool,
+    /// `chat` and `run` hold it when they plan, so it counts here too.
+    language: Option<Language>,
+}
+
+fn judged(model: Option<&Path>, remote: Option<&RemoteModel>) -> anyhow::Result<Judged> {
+    if let (Some(path), Some(remote)) = (model, remote)
+        && remote.skipped > 0
+    {
+        let (loaded, chats) = Headers::without_vocabulary(path)?;
+        return Ok(Judged { loaded, name: remote.name().to_owned(), chats, language: None });
+    }
+    let headers = Headers::read(model, true)?;
+    let chats = headers.language.has_template();
+    let Headers { loaded, name, language, .. } = headers;
+    // The copy of the headers of a folder has a name that says nothing.
+    let name = remote.map_or(name, |remote| remote.name().to_owned());
+    Ok(Judged { loaded, name, chats, language: Some(language) })
 }
 
 /// The other quantisations of a repository: their sizes, and whether they would fit, by the parts that the
@@ -295,6 +319,7 @@ impl Report<'_> {
         let mut rows = vec![
             ("budget", bytes(plan.budget), format!("{why}{free}")),
             ("program", bytes(plan.base), String::new()),
+            ("vocabulary", bytes(self.vocabulary), "estimated, as it was not read".to_owned()),
             ("other weights", bytes(plan.dense), place.to_owned()),
             ("context", bytes(plan.kv), format!("{tokens} tokens in {kv} ({why_context})")),
             match plan.arranging {
@@ -308,6 +333,7 @@ impl Report<'_> {
             ("experts", expert_bytes, experts),
             ("total", bytes(plan.needs()), String::new()),
         ];
+        rows.retain(|row| row.0 != "vocabulary" || self.vocabulary > 0);
         rows.extend(self.vram.as_ref().map(|vram| {
             let (size, words) = vram.row(&self.experts());
             ("VRAM", size, words)
@@ -428,6 +454,7 @@ impl Report<'_> {
             "kv": self.session.compute().kv().name(),
             "memory": {
                 "program_bytes": plan.base,
+                "vocabulary_bytes": self.vocabulary,
                 "dense_bytes": plan.dense,
                 "kv_bytes": plan.kv,
                 "buffer_bytes": plan.scratch,

@@ -7,9 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use moelten_loader::container::gguf::{Array, Value};
-
-use crate::common::{BRIEF, Outcome, builtin, finish, mini, moelten, run};
+use crate::common::{BRIEF, Outcome, builtin, finish, moelten, run};
 use crate::fake_hub::{COMMIT, FakeFile, FakeHub};
 
 /// A hub with the built-in model in two sizes, and an empty cache.
@@ -234,48 +232,6 @@ fn a_download_survives_being_killed() {
     assert!(fs::read(case.snapshot().join("tales-Q4_K_M.gguf")).unwrap() == case.model);
     let blobs = fs::read_dir(case.repo().join("blobs")).unwrap().count();
     assert_eq!(blobs, 1, "no incomplete file is left");
-}
-
-/// A model of 403 tensors whose header, with a large vocabulary, has `padding` bytes more.
-fn many_tensors(padding: usize) -> (tempfile::TempDir, FakeHub) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("m-Q8_0.gguf");
-    let texts = Value::Array(Array::Str(vec!["x".repeat(92); padding / 100]));
-    let keys = mini::with(mini::keys(), "llama.block_count", Value::U32(40));
-    let keys = mini::with(keys, "padding.texts", texts);
-    let layer = |name: &str, layer: usize| name.replace("blk.0.", &format!("blk.{layer}."));
-    let (blocks, top): (Vec<_>, Vec<_>) =
-        mini::tensors().into_iter().partition(|tensor| tensor.0.starts_with("blk.0."));
-    let of_layer = |index| {
-        blocks.iter().map(move |(name, shape, values)| (layer(name, index), shape.clone(), values.clone()))
-    };
-    let all: Vec<_> = top.iter().cloned().chain((0..40).flat_map(of_layer)).collect();
-    assert!(all.len() >= 400);
-    mini::write(&path, &keys, &all);
-    let (bytes, checksum) = (Arc::new(fs::read(&path).unwrap()), sha256(&path));
-    let fake = FakeHub::start(vec![FakeFile { path: "m-Q8_0.gguf".into(), bytes, checksum }]);
-    (folder, fake)
-}
-
-/// Over a link of 50 ms, a verdict takes two requests for a header of any size, and no time worth a wait.
-#[test]
-fn fit_of_many_tensors_takes_few_round_trips() {
-    for (padding, reads) in [(50_000, 1), (5_000_000, 2)] {
-        let (folder, fake) = many_tensors(padding);
-        fake.faults().delay = Duration::from_millis(50);
-        let mut command = moelten();
-        command.args(["fit", "org/model", "--ctx", "64", "--json"]).env_remove("HF_HUB_OFFLINE");
-        command.env("HF_ENDPOINT", fake.endpoint()).env("HF_HOME", folder.path().join("hf"));
-        let outcome = run(&mut command, b"").fine();
-        let json: serde_json::Value = serde_json::from_str(outcome.text()).unwrap();
-        assert_eq!(json["verdict"], "ram", "{outcome:?}");
-        let seen = fake.seen();
-        assert_eq!(fake.requests_of("/cdn/"), reads, "{seen:?}");
-        assert_eq!(fake.requests_of("/api/"), 1, "{seen:?}");
-        let links = 2 * reads + 1;
-        assert!(seen.len() <= links, "{seen:?}");
-        println!("{links} answers of 50 ms, verdict after {:?}", outcome.took);
-    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod exits;
 mod fit;
 mod hostile;
 mod hub;
+mod hub_headers;
 mod images;
 #[cfg(target_os = "linux")]
 mod killed;

@@ -12,16 +12,16 @@ use crate::io::FileBytes;
 use crate::io::reader::{Reader, Scalar, align_up, len_u64, printable};
 
 /// Most metadata entries of one file.
-const MAX_ENTRIES: u64 = 1 << 16;
+pub(super) const MAX_ENTRIES: u64 = 1 << 16;
 /// Most tensors of one file. The largest models have fewer than 100,000 in all their files.
-const MAX_TENSORS: u64 = 1 << 18;
+pub(super) const MAX_TENSORS: u64 = 1 << 18;
 /// Most elements of all arrays of a file together. An empty text takes 8 bytes of the file and 24 bytes of
 /// memory. The largest vocabularies have a quarter as many tokens, scores, types and merges.
-const MAX_ELEMENTS: u64 = 1 << 22;
+pub(super) const MAX_ELEMENTS: u64 = 1 << 22;
 /// Most bytes of all metadata of a file; some have a whole `tokenizer.json` in it.
 const MAX_METADATA: u64 = 64 << 20;
 /// Longest key in bytes, from the specification.
-const MAX_KEY: u64 = 65_535;
+pub(super) const MAX_KEY: u64 = 65_535;
 /// Longest tensor name in bytes, from the specification.
 const MAX_NAME: u64 = 64;
 /// Largest alignment; the packed layout uses it.
@@ -30,6 +30,9 @@ const MAX_ALIGNMENT: u32 = 65_536;
 pub(crate) const DEFAULT_ALIGNMENT: u32 = 32;
 /// The key that sets the alignment of the tensor data.
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
+/// Numbers of types in front of values, from the specification: a text, an array.
+pub(super) const TEXT: u32 = 8;
+pub(super) const ARRAY: u32 = 9;
 /// A key-value pair takes at least this: key length, type, a one-byte value.
 const ENTRY_BYTES: u64 = 8 + 4 + 1;
 /// A tensor record takes at least this: name length, dimensions, one dimension, type, offset.
@@ -70,7 +73,7 @@ impl Header {
     /// Parses `bytes`, the header and perhaps more of a file of `file_len` bytes.
     ///
     /// # Errors
-    /// As [`Self::parse`]; [`Fault::Truncated`] or [`Fault::BeyondEnd`] if the header is longer than `bytes`.
+    /// As [`Self::parse`]; [`Fault::Truncated`] if the header is longer than `bytes`.
     pub fn parse_prefix(path: &Path, bytes: &[u8], file_len: u64) -> Result<Self> {
         Self::parse_with(Reader::new(path, bytes), file_len)
     }
@@ -109,7 +112,7 @@ fn reserve(count: u64) -> usize {
     usize::try_from(count.min(4096)).expect("4096 fits")
 }
 
-fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
+pub(super) fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
     let found = reader.bytes(4, "magic")?;
     if found != b"GGUF" {
         return Err(reader.fault_at(0, "magic", Fault::BadMagic { found }));
@@ -127,7 +130,7 @@ fn read_version(reader: &mut Reader<'_>) -> Result<u32> {
 }
 
 fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>) -> Result<Metadata> {
-    let mut values = Values { reader, elements_left: MAX_ELEMENTS, lossy: 0, first_lossy: None };
+    let mut values = EntryReader::new(reader);
     let mut entries = Vec::new();
     for i in 0..count {
         let key = values.reader.name(MAX_KEY, format_args!("key {i}"))?;
@@ -135,7 +138,7 @@ fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>)
         values.within_limit(0)?;
         entries.push((key, value));
     }
-    if let Values { lossy, first_lossy: Some(first), .. } = values {
+    if let EntryReader { lossy, first_lossy: Some(first), .. } = values {
         let what = "metadata texts are not valid UTF-8, first in";
         notices.push(format!("{lossy} {what} {first}; bad bytes replaced"));
     }
@@ -143,8 +146,8 @@ fn read_metadata(reader: &mut Reader<'_>, count: u64, notices: &mut Vec<String>)
 }
 
 /// Reads values within the limits of one file. Messages show the key as `field`.
-struct Values<'r, 'a> {
-    reader: &'r mut Reader<'a>,
+pub(super) struct EntryReader<'r, 'a> {
+    pub(super) reader: &'r mut Reader<'a>,
     /// Array elements that are still allowed.
     elements_left: u64,
     /// Texts that were not UTF-8.
@@ -153,8 +156,12 @@ struct Values<'r, 'a> {
     first_lossy: Option<String>,
 }
 
-impl Values<'_, '_> {
-    fn value(&mut self, field: &str) -> Result<Value> {
+impl<'r, 'a> EntryReader<'r, 'a> {
+    pub(super) fn new(reader: &'r mut Reader<'a>) -> Self {
+        Self { reader, elements_left: MAX_ELEMENTS, lossy: 0, first_lossy: None }
+    }
+
+    pub(super) fn value(&mut self, field: &str) -> Result<Value> {
         let at = self.reader.offset();
         Ok(match self.reader.scalar::<u32>(field)? {
             0 => Value::U8(self.reader.scalar(field)?),
@@ -165,8 +172,8 @@ impl Values<'_, '_> {
             5 => Value::I32(self.reader.scalar(field)?),
             6 => Value::F32(self.reader.scalar(field)?),
             7 => Value::Bool(read_bool(self.reader, field)?),
-            8 => Value::Str(self.text(field)?),
-            9 => Value::Array(self.array(field)?),
+            TEXT => Value::Str(self.text(field)?),
+            ARRAY => Value::Array(self.array(field)?),
             10 => Value::U64(self.reader.scalar(field)?),
             11 => Value::I64(self.reader.scalar(field)?),
             12 => Value::F64(self.reader.scalar(field)?),
@@ -275,13 +282,20 @@ fn check_alignment(alignment: u32) -> Result<(), Fault> {
     Ok(())
 }
 
-/// A tensor whose offset still counts from the start of the data section, and the offset of its record.
-struct Record {
-    at: u64,
-    tensor: TensorInfo,
+/// The alignment that a value gives, if it is one.
+pub(super) fn sound_alignment(value: &Value) -> Option<u64> {
+    let Value::U32(number) = value else { return None };
+    check_alignment(*number).ok()?;
+    Some((*number).into())
 }
 
-fn read_tensor(reader: &mut Reader<'_>, index: u64) -> Result<Record> {
+/// A tensor whose offset still counts from the start of the data section, and the offset of its record.
+pub(super) struct Record {
+    at: u64,
+    pub(super) tensor: TensorInfo,
+}
+
+pub(super) fn read_tensor(reader: &mut Reader<'_>, index: u64) -> Result<Record> {
     let at = reader.offset();
     let name = reader.name(MAX_NAME, format_args!("name of tensor {index}"))?;
     let shown = format!("tensor {}", printable(&name));

@@ -118,6 +118,11 @@ pub(crate) fn by_name(name: &str) -> Option<&'static PreTokenizer> {
     TABLE.iter().find(|row| row.names.contains(&name))
 }
 
+/// Whether there is one of this name.
+pub(crate) fn knows(name: &str) -> bool {
+    by_name(name).is_some()
+}
+
 /// All names, for an error message.
 pub(crate) fn names() -> String {
     let names: Vec<&str> = TABLE.iter().flat_map(|row| row.names).copied().collect();

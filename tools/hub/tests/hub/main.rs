@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use fake_hub::{COMMIT, FakeFile, FakeHub};
-use moelten_hub::{Found, Hub, HubError, ModelName, Settings, Watch};
+use fake_hub::{COMMIT, FakeFile, FakeHub, Faults};
+use moelten_hub::{Found, Hub, HubError, ModelName, Part, Settings, Watch};
 use sha1::Digest as _;
 
 /// Bytes of the large file: several pieces, and a part.
@@ -393,7 +393,10 @@ fn parts_of_remote_files_can_be_read() {
     let repository = case.hub.look(&name, &|| false).expect("a listing");
     let file = repository.choice().expect("a model").files[0].clone();
     let all = content(LARGE);
-    let read = |from, bytes| case.hub.read_range(&repository, &file, from, bytes, &|| false).expect("bytes");
+    let read = |from, bytes| {
+        let parts = case.hub.parts(&repository).expect("a client");
+        parts.read(&[Part { file: &file, from, bytes }], &|| false).expect("bytes").remove(0)
+    };
     assert!(read(0, 1000) == all[..1000]);
     assert!(read(5000, 70_000) == all[5000..75_000]);
     assert!(read(LARGE as u64 - 10, 1000) == all[LARGE - 10..]);
@@ -403,6 +406,31 @@ fn parts_of_remote_files_can_be_read() {
     case.fake.faults().no_ranges = false;
     case.fake.faults().cut = Some((100, 2));
     assert!(read(5000, 70_000) == all[5000..75_000]);
+}
+
+#[test]
+fn parts_come_in_order_over_connections_of_their_own() {
+    let case = Case::new();
+    let name = case.name("org/model");
+    let repository = case.hub.look(&name, &|| false).expect("a listing");
+    let file = repository.choice().expect("a model").files[0].clone();
+    let parts = case.hub.parts(&repository).expect("a client");
+    let part = |n: u64| Part { file: &file, from: n * 70_000, bytes: 1000 + n };
+    let first = parts.read(&[part(0)], &|| false).expect("bytes");
+    // All are under way at once: one after the other they would take ten seconds.
+    case.fake.faults().delay = Duration::from_millis(500);
+    let (started, wanted): (_, Vec<_>) = (Instant::now(), (0..20).map(part).collect());
+    let read = parts.read(&wanted, &|| false).expect("bytes");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(read[0] == first[0]);
+    let all = content(LARGE);
+    for (read, Part { from, bytes, .. }) in read.iter().zip(&wanted) {
+        assert!(*read == all[*from as usize..(from + bytes) as usize], "{from}");
+    }
+    assert_eq!(case.fake.requests_of("/resolve/"), 1, "the hub is asked once for the address");
+    // An address that is valid no more.
+    *case.fake.faults() = Faults { signed: 7, ..Faults::default() };
+    assert!(parts.read(&[part(3)], &|| false).expect("bytes")[0] == read[3]);
 }
 
 #[test]
