@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::experts::reuse::Reuse;
 use crate::sequence::sampler::SamplerParams;
 
 /// Settings of one answer.
@@ -154,6 +155,8 @@ pub struct CacheUse {
     pub prefetched: u64,
     /// Prefetched experts that a router then chose.
     pub prefetched_used: u64,
+    /// What caches of other sizes would have found of what decode used.
+    pub reuse: Reuse,
 }
 
 impl CacheUse {

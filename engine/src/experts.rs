@@ -14,6 +14,7 @@ pub mod policy;
 mod prefetch;
 pub mod pressure;
 mod readers;
+pub mod reuse;
 pub mod room;
 #[cfg(test)]
 mod schedules;

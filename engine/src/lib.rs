@@ -25,6 +25,7 @@ pub use experts::device::{
 pub use experts::live::LiveView;
 pub use experts::policy::Policy;
 pub use experts::pressure::{Keeper, Watch};
+pub use experts::reuse::{PARTS, Reuse};
 pub use experts::room::{CachePlan, CacheShape};
 pub use experts::source::PART as READ_BYTES;
 pub use experts::split::{LayerTimes, SharedTimes, Split};

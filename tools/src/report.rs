@@ -15,6 +15,7 @@ pub mod page;
 pub mod plot;
 pub mod progress;
 pub mod quantize_plan;
+pub mod routing;
 pub mod suggestion_words;
 pub mod type_choice;
 pub mod type_table;

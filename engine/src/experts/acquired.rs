@@ -99,6 +99,12 @@ impl<'a> Acquired<'a> {
         let mut acquired =
             Self { tensors, live, streamed: Some(streamed), bank, ids, buffers, stop, phase, broken };
         streamed.prefetcher.score(bank, ids, &mut shared, live);
+        for &id in ids {
+            let size = tensors.bank(bank).expert_bytes(id as usize);
+            if let Some((depth, experts)) = shared.cache.depth(bank, id) {
+                shared.stats.phase(phase).reuse.count(depth, experts, size);
+            }
+        }
         let uses = ids.iter().enumerate().map(|(i, &id)| (id, (request.uses)(i)));
         shared.stats.prefetch[bank].used += shared.cache.request(bank, uses);
         shared.recall_wrong();

@@ -240,6 +240,12 @@ impl Cache {
         self.right.len() as u64
     }
 
+    /// How many experts of its bank rank above an expert, of how many; `None` if it was never used.
+    pub fn depth(&self, bank: usize, expert: u32) -> Option<(usize, usize)> {
+        let state = &self.banks[bank];
+        Some((state.ranking.depth(expert)?, state.entries.len()))
+    }
+
     /// Whether an entry was prefetched for the present request.
     pub fn guessed_right(&self, entry: u32) -> bool {
         self.right.contains(&entry)

@@ -114,6 +114,16 @@ impl Ranking {
         }
     }
 
+    /// How many experts of the bank rank higher; `None` if the expert was never used.
+    ///
+    /// # Panics
+    /// If the bank has no such expert.
+    pub fn depth(&self, expert: u32) -> Option<usize> {
+        let own = self.value(expert);
+        let others = 0..self.uses.len() as u32;
+        (own.last > 0).then(|| others.filter(|&other| self.value(other) > own).count())
+    }
+
     /// The rank of an expert among those of its bank. An expert that was never used ranks lowest.
     ///
     /// # Panics
@@ -139,6 +149,16 @@ mod tests {
         let mut ranking = Ranking::new(policy, experts);
         events.iter().for_each(|event| ranking.used(event.iter().copied()));
         order(&ranking)
+    }
+
+    #[test]
+    fn depths_are_places_in_the_order() {
+        let mut ranking = Ranking::new(Policy::Aged, 5);
+        [&[(2, 1)][..], &[(4, 1), (2, 1)], &[(0, 1)]]
+            .into_iter()
+            .for_each(|uses| ranking.used(uses.iter().copied()));
+        let depths: Vec<_> = (0..5).map(|expert| ranking.depth(expert)).collect();
+        assert_eq!(depths, [Some(1), None, Some(0), None, Some(2)]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::reuse::Reuse;
+
 /// Counters of the store since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreStats {
@@ -48,6 +50,8 @@ pub struct PhaseStats {
     pub missed_bytes: u64,
     /// Time during which computing was stalled on reads.
     pub stall: Duration,
+    /// What caches of other sizes would have found. Empty where nothing is cached.
+    pub reuse: Reuse,
 }
 
 impl PhaseStats {
@@ -65,6 +69,7 @@ impl PhaseStats {
             missed: self.missed - before.missed,
             missed_bytes: self.missed_bytes - before.missed_bytes,
             stall: self.stall.saturating_sub(before.stall),
+            reuse: self.reuse.since(&before.reuse),
         }
     }
 }

@@ -38,16 +38,16 @@ pub struct ExpertStore {
 
 enum Residency {
     /// All experts are used where the tensor store has them.
-    InPlace(Mutex<StoreStats>),
+    InPlace(Box<Mutex<StoreStats>>),
     /// A cache holds some experts in slots.
-    Cached(Streamed),
+    Cached(Box<Streamed>),
 }
 
 impl ExpertStore {
     /// A store that uses all experts where `tensors` has them.
     pub fn in_place(tensors: Arc<TensorStore>) -> Self {
         let live = Arc::new(LiveState::resident(tensors.banks()));
-        Self { tensors, residency: Residency::InPlace(Mutex::default()), live, device: OnceLock::new() }
+        Self { tensors, residency: Residency::InPlace(Box::default()), live, device: OnceLock::new() }
     }
 
     /// A store with a cache of the slots that `room` describes, whose memory is `slots`.
@@ -69,7 +69,8 @@ impl ExpertStore {
         let stats = StoreStats { prefetch: counts, ..StoreStats::default() };
         let readers = Readers::start(source, Arc::clone(&tensors), cache, stats)?;
         let prefetcher = Prefetcher::new(prefetch);
-        let residency = Residency::Cached(Streamed { readers, prefetcher, tensors: Arc::clone(&tensors) });
+        let streamed = Streamed { readers, prefetcher, tensors: Arc::clone(&tensors) };
+        let residency = Residency::Cached(Box::new(streamed));
         Ok(Self { tensors, residency, live, device: OnceLock::new() })
     }
 
@@ -109,7 +110,7 @@ impl ExpertStore {
     pub(super) fn streamed(&self) -> Option<&Streamed> {
         match &self.residency {
             Residency::InPlace(_) => None,
-            Residency::Cached(streamed) => Some(streamed),
+            Residency::Cached(streamed) => Some(&**streamed),
         }
     }
 

@@ -205,5 +205,6 @@ fn cache_use(stats: &StoreStats) -> CacheUse {
         predicted: prefetch.predicted,
         prefetched: prefetch.read,
         prefetched_used: prefetch.used,
+        reuse: stats.decode.reuse,
     }
 }

@@ -188,7 +188,7 @@ fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
         return;
     }
     let tokens = work.decode * work.repeat;
-    let PhaseStats { used_bytes, missed_bytes, stall, .. } = decode.store.decode;
+    let PhaseStats { used_bytes, missed_bytes, stall, reuse, .. } = decode.store.decode;
     let pace = Pace {
         tokens: tokens as u64,
         seconds: tokens as f64 / decode.rates.median,
@@ -196,6 +196,7 @@ fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
         bytes: decode.bytes_per_token,
         used_bytes,
         missed_bytes,
+        reuse,
     };
     if let Some(pace) = pace.filter(false) {
         // Without a record the next forecast is an estimate, which it says.

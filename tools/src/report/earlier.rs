@@ -11,12 +11,14 @@ use moelten_engine::plan::{Experts, Plan};
 use moelten_engine::runtime::Runtime;
 use moelten_engine::runtime::system::System;
 use moelten_engine::runtime::topology::ThreadPlan;
+use moelten_engine::{PARTS, Reuse};
 use moelten_loader::load::LoadedModel;
 use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::Isa;
 use serde_json::{Value, json};
 
-use super::forecast::{APART, Earlier, locality};
+use super::forecast::{APART, Earlier};
+use super::routing::{Routing, locality};
 use crate::open::{ComputeArgs, kept, loops};
 
 /// Counts up when the fields change.
@@ -85,6 +87,8 @@ pub struct Pace {
     pub used_bytes: u64,
     /// See `used_bytes`.
     pub missed_bytes: u64,
+    /// What caches of other sizes would have found.
+    pub reuse: Reuse,
 }
 
 impl Pace {
@@ -104,6 +108,7 @@ impl Pace {
             bytes,
             used_bytes: answer.used_bytes,
             missed_bytes: answer.missed_bytes,
+            reuse: answer.reuse,
         }
         .filter(released)
     }
@@ -123,6 +128,9 @@ impl Pace {
         let reading = (stall > APART * computing).then_some(stall + (1.0 - APART) * computing);
         let missed = self.missed_bytes as f64 / tokens;
         let streamed = share < 1.0 && self.used_bytes > 0;
+        let used = |bytes: u64| bytes as f64 / self.used_bytes.max(1) as f64;
+        // Six digits are enough, and short in the file.
+        let reuse = self.reuse.bytes.iter().map(|&bytes| (1e6 * used(bytes)).round() / 1e6).collect();
         Record {
             model: key.0.clone(),
             threads: machine.threads,
@@ -130,7 +138,9 @@ impl Pace {
             share,
             computing,
             bytes: self.bytes,
-            hits: streamed.then(|| 1.0 - self.missed_bytes as f64 / self.used_bytes as f64),
+            hits: streamed.then(|| 1.0 - used(self.missed_bytes)),
+            reuse: if streamed { reuse } else { Vec::new() },
+            waiting: reading.filter(|_| streamed && missed > 0.0).map(|_| stall / missed),
             disk_gb_per_s: reading.filter(|_| streamed && missed > 0.0).map(|reading| missed / reading / 1e9),
         }
     }
@@ -150,16 +160,21 @@ struct Record {
     bytes: f64,
     /// Share of the expert bytes that were in memory, if some were not.
     hits: Option<f64>,
+    /// Shares of the expert bytes by the size of the cache that would have had them, as in
+    /// [`Routing::Counted`]. Empty if nothing was read.
+    reuse: Vec<f64>,
     /// Speed at which the others came, beside computing, if that took longer than computing.
     disk_gb_per_s: Option<f64>,
+    /// Seconds in which nothing could be computed for each of their bytes, of the same runs.
+    waiting: Option<f64>,
 }
 
 impl Record {
     fn json(&self) -> Value {
         json!({
             "model": self.model, "threads": self.threads, "isa": self.isa, "share": self.share,
-            "computing_seconds": self.computing, "bytes": self.bytes, "hits": self.hits,
-            "disk_gb_per_s": self.disk_gb_per_s,
+            "computing_seconds": self.computing, "bytes": self.bytes, "hits": self.hits, "reuse": self.reuse,
+            "disk_gb_per_s": self.disk_gb_per_s, "waiting_seconds_per_byte": self.waiting,
         })
     }
 
@@ -175,8 +190,19 @@ impl Record {
             computing: positive("computing_seconds")?,
             bytes: positive("bytes")?,
             hits: number("hits").filter(|hits| (0.0..=1.0).contains(hits)),
+            reuse: value.get("reuse").and_then(shares).unwrap_or_default(),
             disk_gb_per_s: positive("disk_gb_per_s"),
+            waiting: positive("waiting_seconds_per_byte"),
         })
+    }
+
+    /// What it says about the routing of its model.
+    fn routing(&self) -> Routing {
+        match self.hits.and_then(|hits| locality(self.share, hits)) {
+            _ if !self.reuse.is_empty() => Routing::Counted(self.reuse.clone()),
+            Some(locality) => Routing::Locality(locality),
+            None => Routing::Unknown,
+        }
     }
 
     fn same_run(&self, other: &Self) -> bool {
@@ -184,6 +210,13 @@ impl Record {
         (&self.model, self.threads, &self.isa) == (&other.model, other.threads, &other.isa)
             && percent(self.share) == percent(other.share)
     }
+}
+
+/// The shares of a record, if they are sound.
+fn shares(list: &Value) -> Option<Vec<f64>> {
+    let share = |share: &Value| share.as_f64().filter(|share| (0.0..=1.0).contains(share));
+    let shares: Vec<f64> = list.as_array()?.iter().map(share).collect::<Option<_>>()?;
+    (shares.len() == PARTS && shares.iter().sum::<f64>() <= 1.001).then_some(shares)
 }
 
 /// What is known for a plan of a model with these options; nothing if the machine cannot be named.
@@ -219,7 +252,8 @@ fn known(records: &[Record], key: &ModelKey, machine: &Machine, share: f64) -> E
         |records: &[&Record]| median(records.iter().filter_map(|record| record.disk_gb_per_s).collect());
     Earlier {
         computing: nearest(&same).map(|record| record.computing),
-        locality: streamed.as_ref().and_then(|record| locality(record.share, record.hits?)),
+        routing: streamed.as_ref().map_or(Routing::Unknown, Record::routing),
+        waiting: streamed.as_ref().and_then(|record| record.waiting),
         disk_gb_per_s: streamed.and_then(|record| record.disk_gb_per_s).or_else(|| disk(&others)),
         rate: median(others.iter().map(|record| record.bytes / record.computing).collect()),
     }
@@ -292,6 +326,7 @@ mod tests {
             bytes: 5e8,
             used_bytes: 40_000_000_000,
             missed_bytes: 8_000_000_000,
+            reuse: Reuse::default(),
         }
     }
 
@@ -303,6 +338,7 @@ mod tests {
         // The longer one and 0.3 of the shorter one are 100 ms again.
         let reading = 8e7 / record.disk_gb_per_s.unwrap() / 1e9;
         assert!((reading.max(0.06) + APART * reading.min(0.06) - 0.1).abs() < 1e-12, "{reading}");
+        assert!((record.waiting.unwrap() * 8e7 - 0.04).abs() < 1e-12);
         // A little waiting says nothing about the disk.
         let record = Pace { stall: 1.0, ..pace() }.record(&key("m"), &machine(), 0.5);
         assert_eq!((record.hits, record.disk_gb_per_s), (Some(0.8), None));
@@ -327,15 +363,25 @@ mod tests {
         };
         let look = |name: &str, share| known(&records(&path, &machine()), &key(name), &machine(), share);
         assert_eq!(look("m", 0.5), Earlier::default());
-        keep("m", 0.5, pace());
-        keep("m", 0.25, Pace { missed_bytes: 20_000_000_000, ..pace() });
+        let counted = |part: usize| {
+            let mut shares = vec![0.0; PARTS];
+            shares[part] = 0.25;
+            Routing::Counted(shares)
+        };
+        let with = |part: usize| {
+            let mut reuse = Reuse::default();
+            reuse.bytes[part] = 10_000_000_000;
+            Pace { reuse, ..pace() }
+        };
+        keep("m", 0.5, with(0));
+        keep("m", 0.25, Pace { missed_bytes: 20_000_000_000, ..with(5) });
         let near = look("m", 0.45);
-        assert_eq!(near.locality, locality(0.5, 0.8));
-        assert_eq!(look("m", 0.3).locality, locality(0.25, 0.5));
+        assert_eq!(near.routing, counted(0));
+        assert_eq!(look("m", 0.3).routing, counted(5));
         assert!(near.rate.is_none(), "there is no other model");
         // Another model knows the machine only.
         let other = look("other", 0.5);
-        assert_eq!((other.computing, other.locality), (None, None));
+        assert_eq!((other.computing, other.routing.clone()), (None, Routing::Unknown));
         assert!(other.rate.is_some() && other.disk_gb_per_s.is_some());
         // A small one says nothing about it.
         keep("small", 0.5, Pace { bytes: 4e6, seconds: 0.1, stall: 0.0, ..pace() });

@@ -15,6 +15,7 @@ use moelten_loader::load::LoadedModel;
 use moelten_loader::spec::{BankKey, BankSpec, ModelSpec};
 use moelten_loader::tensors::store::TensorStore;
 
+use super::routing::Routing;
 use super::vram::{Layer, SharedLayer, VramFigures, VramSlots, shares};
 use crate::bench::limits;
 use crate::bench::traffic::Traffic;
@@ -36,35 +37,20 @@ const KERNELS: f64 = 0.6;
 pub const APART: f64 = 0.3;
 /// Tolerance for other models, machines and contexts.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
-/// How regular the routing of a model is that has not run yet: likely, and the range of published and own
-/// measurements (`docs/memory.md`). 0 is random, 1 the most regular one known.
-const LOCALITY: f64 = 0.6;
-const LOCALITIES: Span = Span { low: 0.0, high: 1.0 };
 /// Share of the disk's speed that page faults reach on the first read of a mapped file.
 const FAULTS: Span = Span { low: 0.05, high: 0.5 };
-
-/// Best measured hit rate by the share of cached experts: the upper envelope of ten models with LRU caches on
-/// real texts.
-const BEST_HITS: [(f64, f64); 8] = [
-    (0.0, 0.0),
-    (0.06, 0.58),
-    (0.12, 0.73),
-    (0.25, 0.87),
-    (0.38, 0.94),
-    (0.5, 0.96),
-    (0.75, 0.99),
-    (1.0, 1.0),
-];
 
 /// What earlier runs on this machine say about a model. Empty if there were none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Earlier {
     /// Seconds in which a token of this model is computed.
     pub computing: Option<f64>,
-    /// How far the model's routing is from random, 0, to the most regular one known, 1.
-    pub locality: Option<f64>,
+    /// What is known of the model's routing.
+    pub routing: Routing,
     /// Speed at which missing experts come beside computing, 10^9 bytes per second.
     pub disk_gb_per_s: Option<f64>,
+    /// Seconds of waiting for each byte of missing experts, in the run that gave the speed above.
+    pub waiting: Option<f64>,
     /// Bytes per second at which other models were computed: the median.
     pub rate: Option<f64>,
 }
@@ -190,7 +176,7 @@ impl Forecast {
         let token = Token {
             dense: (traffic.dense.bytes + traffic.head.bytes) as f64,
             routed: traffic.routed_bytes(&loaded.spec),
-            gpu: gpu.map_or_else(Vec::new, |gpu| gpu_layers(loaded, plan, gpu, earlier.locality)),
+            gpu: gpu.map_or_else(Vec::new, |gpu| gpu_layers(loaded, plan, gpu, &earlier.routing)),
         };
         let always = |rate| Likely { value: rate, range: Span { low: rate, high: rate } };
         let in_place = !matches!(plan.experts, Experts::Cached(_));
@@ -200,7 +186,7 @@ impl Forecast {
             (ram + vram).min(1.0)
         });
         let in_memory: Vec<f64> = in_memory.collect();
-        let hits = hit_rate.map_or_else(|| token.hits(&in_memory, in_place, earlier.locality), always);
+        let hits = hit_rate.map_or_else(|| token.hits(&in_memory, in_place, &earlier.routing), always);
         token.forecast(hits, in_place, speeds, earlier)
     }
 
@@ -216,10 +202,8 @@ impl Forecast {
         let routed = vec![model.routed as f64];
         let token = Token { dense: model.dense as f64, routed, gpu: layers.into_iter().collect() };
         let share = (model.in_ram + model.in_vram).min(1.0);
-        let hits = Likely {
-            value: hits_at(share, LOCALITY),
-            range: Span { low: hits_at(share, LOCALITIES.low), high: hits_at(share, LOCALITIES.high) },
-        };
+        let (low, high) = Routing::Unknown.range(share);
+        let hits = Likely { value: Routing::Unknown.hits(share), range: Span { low, high } };
         token.forecast(hits, in_place, speeds, earlier)
     }
 }
@@ -246,7 +230,7 @@ impl Outline {
         let visits = (layers * chosen).max(1) as f64;
         Layer {
             visits,
-            held: visits * hits_at(self.in_vram, LOCALITY),
+            held: visits * Routing::Unknown.hits(self.in_vram),
             host: 0.0,
             each: self.routed as f64 / visits / gpu.rate,
             launch: layers as f64 * gpu.launch,
@@ -272,14 +256,14 @@ struct Token {
 }
 
 /// What a GPU has of each bank: the experts that are used most, so they are found as in a cache of its size.
-fn gpu_layers(loaded: &LoadedModel, plan: &Plan, gpu: &VramSlots, locality: Option<f64>) -> Vec<Layer> {
+fn gpu_layers(loaded: &LoadedModel, plan: &Plan, gpu: &VramSlots, routing: &Routing) -> Vec<Layer> {
     let layer = |(number, (_, bank)): (usize, (BankKey, BankSpec))| {
         let experts = loaded.tensors.banks().get(number).map_or(0, |bank| bank.experts());
         let (ram, vram) = shares(plan, Some(gpu), number, experts);
         let visits = bank.most_per_token as f64;
         Layer {
             visits,
-            held: visits * hits_at(vram, locality.unwrap_or(LOCALITY)),
+            held: visits * routing.hits(vram),
             host: 0.0,
             each: gpu.each.get(number).copied().unwrap_or(0.0),
             launch: gpu.launch,
@@ -296,27 +280,21 @@ fn gpu_layers(loaded: &LoadedModel, plan: &Plan, gpu: &VramSlots, locality: Opti
 
 impl Token {
     /// Hit rate over all banks, weighted by their bytes, when memory has these shares of their experts.
-    fn hits(&self, in_memory: &[f64], in_place: bool, known: Option<f64>) -> Likely {
+    fn hits(&self, in_memory: &[f64], in_place: bool, routing: &Routing) -> Likely {
         if in_place {
             return Likely { value: 1.0, range: Span { low: 1.0, high: 1.0 } };
         }
-        let at = |locality: f64| {
+        let over_all = |hits: &dyn Fn(f64) -> f64| {
             let (mut hit, mut all) = (0.0, 0.0);
             for (&share, &bytes) in in_memory.iter().zip(&self.routed) {
-                hit += bytes * hits_at(share, locality);
+                hit += bytes * hits(share);
                 all += bytes;
             }
             if all == 0.0 { 1.0 } else { hit / all }
         };
-        match known {
-            Some(locality) => {
-                Likely { value: at(locality), range: Span { low: at(locality), high: at(locality) } }
-            }
-            None => Likely {
-                value: at(LOCALITY),
-                range: Span { low: at(LOCALITIES.low), high: at(LOCALITIES.high) },
-            },
-        }
+        let low = over_all(&|share| routing.range(share).0);
+        let high = over_all(&|share| routing.range(share).1);
+        Likely { value: over_all(&|share| routing.hits(share)), range: Span { low, high } }
     }
 
     /// Seconds in which a token is computed when the CPU alone takes `computing`, and the share of the routed
@@ -352,7 +330,11 @@ impl Token {
             _ if bytes < 1.0 => Some(1.0 / computing),
             Some(disk) => {
                 let read = bytes / disk / 1e9 / share;
-                Some(1.0 / (computing.max(read) + APART * computing.min(read)))
+                let apart = computing.max(read) + APART * computing.min(read);
+                // A run waits because its disk is slow, or because few reads at a time overlap with little.
+                // With other misses the two give different times; neither makes the other one longer.
+                let waits = earlier.waiting.map_or(f64::INFINITY, |each| computing + bytes * each / share);
+                Some(1.0 / apart.min(waits))
             }
             None => None,
         };
@@ -376,25 +358,6 @@ impl Token {
             basis,
         }
     }
-}
-
-/// Hit rate of a cache of this share of the experts, between random routing and the most regular one known.
-fn hits_at(share: f64, locality: f64) -> f64 {
-    (share + locality * (best_hits(share) - share)).clamp(0.0, 1.0)
-}
-
-/// The locality that gives these hits with this share of the experts in the cache; `None` where the share
-/// decides alone. Negative if an earlier run found less than random routing would, as short ones do.
-pub fn locality(share: f64, hits: f64) -> Option<f64> {
-    let room = best_hits(share) - share;
-    (room > 0.005).then(|| ((hits - share) / room).clamp(-0.5, 1.2))
-}
-
-/// Interpolates [`BEST_HITS`].
-fn best_hits(share: f64) -> f64 {
-    let after = BEST_HITS.iter().position(|&(at, _)| share <= at).unwrap_or(BEST_HITS.len() - 1).max(1);
-    let ((from, low), (to, high)) = (BEST_HITS[after - 1], BEST_HITS[after]);
-    low + (high - low) * ((share - from) / (to - from)).clamp(0.0, 1.0)
 }
 
 /// Number of layers that cache fewer experts than one token chooses, and number of layers with experts.
@@ -423,7 +386,13 @@ mod tests {
         Likely { value, range: Span { low, high } }
     }
 
-    const NOTHING: Earlier = Earlier { computing: None, locality: None, disk_gb_per_s: None, rate: None };
+    const NOTHING: Earlier = Earlier {
+        computing: None,
+        routing: Routing::Unknown,
+        disk_gb_per_s: None,
+        waiting: None,
+        rate: None,
+    };
 
     #[test]
     fn the_slower_of_ram_and_disk_decides() {
@@ -464,6 +433,17 @@ mod tests {
         let forecast = token.forecast(hits(0.6, 0.6, 0.6), false, &speeds(Ok(2.0)), &run);
         assert!((1.0 / forecast.warm.unwrap().value - (0.1 + 0.3 * 0.05)).abs() < 1e-9);
         assert_eq!(forecast.basis, Basis::Run);
+        // What a run waited for each byte counts where it is less.
+        let run = Earlier { waiting: Some(1e-9), ..run };
+        let forecast = token.forecast(hits(0.9, 0.9, 0.9), false, &speeds(Ok(2.0)), &run);
+        assert!((1.0 / forecast.warm.unwrap().value - (0.05 + 0.3 * 0.025)).abs() < 1e-9);
+        let forecast = token.forecast(
+            hits(0.2, 0.2, 0.2),
+            false,
+            &speeds(Ok(2.0)),
+            &Earlier { waiting: Some(0.1e-9), ..run },
+        );
+        assert!((1.0 / forecast.warm.unwrap().value - (0.05 + 0.08)).abs() < 1e-9);
     }
 
     #[test]
@@ -495,28 +475,5 @@ mod tests {
         assert!(slow.beside_gpu(alone).0 <= alone, "never slower than without it");
         let forecast = token(false).forecast(hits(1.0, 1.0, 1.0), false, &speeds(Ok(2.0)), &NOTHING);
         assert!((forecast.warm.unwrap().value - 20.0).abs() < 1e-9 && forecast.on_gpu == 0.5);
-    }
-
-    #[test]
-    fn a_locality_is_found_again_in_other_caches() {
-        for share in [0.1, 0.3, 0.5, 0.7] {
-            for expected in [0.0, 0.4, 1.0] {
-                let found = locality(share, hits_at(share, expected)).unwrap();
-                assert!((found - expected).abs() < 1e-9, "{share} {expected} {found}");
-            }
-        }
-        // A cache of everything or nothing tells nothing.
-        assert_eq!((locality(1.0, 1.0), locality(0.0, 0.0)), (None, None));
-        assert_eq!(hits_at(0.9, 5.0), 1.0);
-    }
-
-    #[test]
-    fn friendly_routing_is_never_worse_than_none() {
-        for percent in 0..=100 {
-            let share = f64::from(percent) / 100.0;
-            assert!(best_hits(share) >= share && best_hits(share) <= 1.0, "{share}");
-        }
-        assert!((best_hits(0.185) - 0.80).abs() < 1e-9);
-        assert_eq!((best_hits(0.0), best_hits(0.5), best_hits(1.0)), (0.0, 0.96, 1.0));
     }
 }

@@ -233,6 +233,7 @@ mod tests {
             predicted: 8,
             prefetched: 4,
             prefetched_used: 3,
+            ..CacheUse::default()
         };
         let memory = MemoryUse {
             slot_bytes: 1 << 20,
