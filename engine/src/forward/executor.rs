@@ -296,7 +296,10 @@ impl SparseWidths {
     }
 
     fn numbers(&self) -> usize {
-        self.queries + self.keys + self.weights + self.context + 2 * self.chosen + self.kept
+        // A plan also asks for contexts that no memory could hold.
+        let parts =
+            [self.queries, self.keys, self.weights, self.context, self.chosen, self.chosen, self.kept];
+        parts.into_iter().fold(0, usize::saturating_add)
     }
 
     fn buffers(&self) -> SparseScratch {

@@ -111,11 +111,13 @@ mod tests {
     fn scales_come_back() {
         for shift in 0..64 {
             let scales = std::array::from_fn(|i| (i as u8).wrapping_mul(37).wrapping_add(shift) % 64);
-            let minima = std::array::from_fn(|i| (i as u8 * 11).wrapping_add(shift.wrapping_mul(5)) % 64);
+            let minima =
+                std::array::from_fn(|i| (i as u8).wrapping_mul(11).wrapping_add(shift.wrapping_mul(5)) % 64);
             assert_eq!(decode::k_scales(&k_scales(&scales, &minima)), (scales, minima));
             let signed = scales.map(|scale| scale as i8 - 32);
             assert_eq!(decode::iq4_xs_scales(&iq4_xs_scales(&scales)), signed);
-            let sixteen: [u8; 16] = std::array::from_fn(|i| ((i as u8).wrapping_mul(29) + shift) % 64);
+            let sixteen: [u8; 16] =
+                std::array::from_fn(|i| (i as u8).wrapping_mul(29).wrapping_add(shift) % 64);
             assert_eq!(decode::q3_k_scales(&q3_k_scales(&sixteen)), sixteen.map(|scale| scale as i8 - 32));
         }
     }

@@ -17,10 +17,14 @@ impl Fixture {
     }
 }
 
-fn fnv1a(values: &[f32]) -> u64 {
+fn fnv1a(format: Format, values: &[f32]) -> u64 {
+    // The sign of a NaN that is made here, as infinity times zero, is the processor's own choice; the package
+    // ran on x86.
+    let made = format == Format::Nvfp4F32 && cfg!(not(target_arch = "x86_64"));
+    let of_x86 = |value: f32| if made && value.is_nan() { f32::from_bits(0xffc0_0000) } else { value };
     values
         .iter()
-        .flat_map(|v| v.to_le_bytes())
+        .flat_map(|&v| of_x86(v).to_le_bytes())
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
@@ -37,7 +41,7 @@ fn every_format_decodes_to_the_bits_of_the_gguf_package() {
         for (i, block) in blocks.chunks(format.block_bytes()).enumerate() {
             decode(format, block, &mut weights);
             let expected = u64::from_le_bytes(fixture.take(8).try_into().unwrap());
-            assert_eq!(fnv1a(&weights), expected, "{format} block {i}: {weights:?}");
+            assert_eq!(fnv1a(format, &weights), expected, "{format} block {i}: {weights:?}");
         }
         let mut all = vec![0.0; count * format.block_len()];
         decode(format, blocks, &mut all);
