@@ -467,10 +467,11 @@ fn not_copied(error: std::io::Error) -> EngineError {
     }
 }
 
-/// What gives memory of the cache back when the machine runs short of it, if no budget was named.
+/// What gives memory of the cache back when the machine runs short of it, if no budget was named. Windows
+/// takes no part of a reservation back, so a smaller cache would help no other program there.
 fn watch(experts: &Arc<ExpertStore>, plan: &Plan, options: &ModelOptions) -> Result<Option<Watch>> {
     match &plan.experts {
-        Experts::Cached(cached) if cached.direct && options.ram == Ram::Auto => {
+        Experts::Cached(cached) if cached.direct && options.ram == Ram::Auto && !cfg!(windows) => {
             let keeper = Keeper::new(System::here(), cached.clone(), plan.floor());
             let watch = Watch::begin(Arc::clone(experts), keeper, pressure::INTERVAL);
             watch.map(Some).map_err(EngineError::Store)

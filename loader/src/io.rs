@@ -13,6 +13,7 @@ pub mod fault;
 #[cfg(unix)]
 pub mod foreground;
 pub mod json;
+pub mod machine;
 pub(crate) mod made;
 mod memory;
 pub mod output;

@@ -1,8 +1,11 @@
 //! What Linux says about itself in `/proc` and `/sys`: reading and parsing, nothing more. Other systems have
-//! no such files, so every answer may be missing. It must not know what the answers are used for.
+//! no such files, so every answer may be missing; Windows is asked for its memory by a call. It must not know
+//! what the answers are used for.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use moelten_loader::io::machine;
 
 /// CPU numbers above this are taken for damage, not for a machine.
 const CPUS_MAX: usize = 1 << 16;
@@ -10,7 +13,8 @@ const CPUS_MAX: usize = 1 << 16;
 /// The files of a running system, or a recorded copy of them.
 #[derive(Debug, Clone)]
 pub struct System {
-    root: PathBuf,
+    /// Where `proc` and `sys` are; `None` on Windows, which has neither.
+    root: Option<PathBuf>,
 }
 
 /// A control group that this process is in, itself or one above.
@@ -25,17 +29,37 @@ pub struct Group {
 impl System {
     /// This machine.
     pub fn here() -> Self {
-        Self::at(Path::new("/"))
+        Self { root: (!cfg!(windows)).then(|| PathBuf::from("/")) }
     }
 
     /// A copy of `proc` and `sys` below `root`.
     pub fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: Some(root.to_owned()) }
+    }
+
+    fn path(&self, path: &str) -> Option<PathBuf> {
+        Some(self.root.as_ref()?.join(path))
+    }
+
+    /// Bytes of memory of the machine.
+    pub fn total_memory(&self) -> Option<u64> {
+        match self.root {
+            Some(_) => self.field_bytes("proc/meminfo", "MemTotal"),
+            None => Some(machine::memory()?.total),
+        }
+    }
+
+    /// Bytes of memory of the machine that programs may still take without swapping.
+    pub fn available_memory(&self) -> Option<u64> {
+        match self.root {
+            Some(_) => self.field_bytes("proc/meminfo", "MemAvailable"),
+            None => Some(machine::memory()?.available),
+        }
     }
 
     /// A file's text, e.g. of `proc/meminfo`.
     pub fn text(&self, path: &str) -> Option<String> {
-        fs::read_to_string(self.root.join(path)).ok()
+        fs::read_to_string(self.path(path)?).ok()
     }
 
     /// The number that is all of a file.
@@ -45,7 +69,8 @@ impl System {
 
     /// Names of what is in a folder, sorted; none where it cannot be read.
     pub fn names(&self, folder: &str) -> Vec<String> {
-        let entries = fs::read_dir(self.root.join(folder)).into_iter().flatten().flatten();
+        let entries =
+            self.path(folder).and_then(|path| fs::read_dir(path).ok()).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort_unstable();
         names
@@ -53,7 +78,7 @@ impl System {
 
     /// Where a path leads when its links are followed.
     pub fn resolved(&self, path: &str) -> Option<String> {
-        fs::canonicalize(self.root.join(path)).ok()?.into_os_string().into_string().ok()
+        fs::canonicalize(self.path(path)?).ok()?.into_os_string().into_string().ok()
     }
 
     /// The CPUs that a file lists, ascending.
@@ -77,6 +102,7 @@ impl System {
     pub fn groups(&self, controller: &str) -> Vec<Group> {
         let text = self.text("proc/self/cgroup").unwrap_or_default();
         let mut groups = Vec::new();
+        let Some(mounts) = self.path("sys/fs/cgroup") else { return groups };
         for line in text.lines() {
             let mut fields = line.splitn(3, ':');
             let (Some(_), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next())
@@ -87,10 +113,12 @@ impl System {
             if !unified && !controllers.split(',').any(|name| name == controller) {
                 continue;
             }
-            let mounts = self.root.join("sys/fs/cgroup");
             // Version 1 is mounted under one controller's name or under all of those that it comes with.
-            let candidates =
-                if unified { vec![mounts] } else { vec![mounts.join(controllers), mounts.join(controller)] };
+            let candidates = if unified {
+                vec![mounts.clone()]
+            } else {
+                vec![mounts.join(controllers), mounts.join(controller)]
+            };
             let Some(mount) = candidates.into_iter().find(|mount| mount.is_dir()) else { continue };
             let group = mount.join(path.trim_start_matches('/'));
             let above = group.ancestors().take_while(|path| path.starts_with(&mount));

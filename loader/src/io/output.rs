@@ -232,7 +232,7 @@ impl PartialFile {
             // There a file that is mapped cannot be replaced. The drop removes only an open file.
             let _best_effort = std::fs::remove_file(&self.partial);
         }
-        renamed.map_err(failed)?;
+        renamed.map_err(|error| failed(in_use(error)))?;
         drop(self.file.take().map(BufWriter::into_parts));
         let action = "sync the folder (the file is complete, but a power failure now could undo it)";
         self.disk.sync_folder(&self.target).map_err(|source| LoadError::io(&self.target, action, source))
@@ -259,6 +259,14 @@ fn refusal(target: &Path, kind: io::ErrorKind, message: &'static str) -> LoadErr
     LoadError::io(target, "write the file", io::Error::new(kind, message))
 }
 
+/// The error of a rename. Windows says "access denied" of a file that a program has open.
+fn in_use(error: io::Error) -> io::Error {
+    if !cfg!(windows) || error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    io::Error::other(format!("{error}; a program has the file open: close it and try again"))
+}
+
 /// Refuses a path that is one of `sources`, or a link.
 pub(crate) fn apart(path: &Path, sources: &[&Path]) -> Result<()> {
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
@@ -278,7 +286,9 @@ pub fn free_bytes(folder: &Path) -> Option<u64> {
         let found = rustix::fs::statvfs(folder).ok()?;
         found.f_bavail.checked_mul(found.f_frsize)
     }
-    #[cfg(not(unix))]
+    #[cfg(windows)]
+    return super::machine::free_bytes(folder);
+    #[cfg(not(any(unix, windows)))]
     {
         let _ = folder;
         None

@@ -23,7 +23,7 @@ impl Pattern {
 }
 
 /// Smallest file that takes long enough to measure.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 const BYTES_MIN: u64 = 64 << 20;
 
 /// What was read, and in what time.
@@ -47,7 +47,7 @@ impl DiskSpeed {
 ///
 /// # Errors
 /// A sentence that says why the speed is unknown.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -107,7 +107,7 @@ pub fn read_speed(path: &Path, pattern: Pattern) -> Result<DiskSpeed, String> {
 
 /// A step that visits each of `blocks` blocks once and never two adjacent ones in a row: coprime to their
 /// number and near 0.382 of it (the golden section), which spreads the reads evenly.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows))]
 fn stride(blocks: u64) -> u64 {
     let prime = |step: u64| {
         let (mut a, mut b) = (step, blocks);
@@ -123,12 +123,12 @@ fn stride(blocks: u64) -> u64 {
 ///
 /// # Errors
 /// Always.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", windows)))]
 pub fn read_speed(_path: &Path, _pattern: Pattern) -> Result<DiskSpeed, String> {
     Err("direct reads are not written for this system yet".to_owned())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, any(target_os = "linux", windows)))]
 mod tests {
     use super::*;
 
@@ -141,6 +141,7 @@ mod tests {
         assert!(why(&small).contains("0.1 MiB, is too small"), "{}", why(&small));
         assert!(why(folder.path()).contains("not a regular file"));
         assert!(why(&folder.path().join("none")).contains("cannot open"));
+        #[cfg(unix)]
         assert!(why(Path::new("/dev/zero")).contains("not a regular file"));
     }
 

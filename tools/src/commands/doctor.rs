@@ -85,7 +85,7 @@ pub fn run(args: DoctorArgs) -> anyhow::Result<()> {
         topology: Topology::detect(),
         plan,
         memory: MemoryFindings {
-            total: system.field_bytes("proc/meminfo", "MemTotal"),
+            total: system.total_memory(),
             available: memory::available_bytes(),
             cgroup_limit: memory::cgroup_limit(&system),
             huge_pages: system.text("sys/kernel/mm/transparent_hugepage/enabled").and_then(|t| chosen(&t)),
