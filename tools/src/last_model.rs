@@ -5,13 +5,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use etcetera::BaseStrategy;
+use crate::open::kept;
 
 /// Longest path that is read, in bytes.
 const MOST: u64 = 64 << 10;
 
 fn place() -> Option<PathBuf> {
-    Some(etcetera::choose_base_strategy().ok()?.state_dir()?.join("moelten/last-model"))
+    Some(kept::state()?.join("last-model"))
 }
 
 /// Keeps the path of a model.

@@ -2,7 +2,7 @@
 //! the conversion to RGB of Pillow. It must not know in which order rows are wanted.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use png::{ColorType, Decoder, DecodingError, Limits, Reader, Transformations};
@@ -31,10 +31,12 @@ impl StoredRows {
     /// # Errors
     /// Files that cannot be read; other types of files; images that are too large or damaged.
     pub fn open(path: &Path) -> Result<(Self, bool)> {
-        let file = RegularFile::open(path)?;
+        let mut file = RegularFile::open(path)?;
         if let Some(found) = other_type(&file.head(8)) {
             return Err(unsupported(path, found));
         }
+        // On Windows the look at its head has moved the position.
+        file.file.rewind().map_err(|source| LoadError::io(path, "read the file", source))?;
         let mut decoder = Decoder::new_with_limits(BufReader::new(file.file), Limits { bytes: MOST_BYTES });
         decoder.set_transformations(Transformations::normalize_to_color8());
         decoder.set_ignore_text_chunk(true);

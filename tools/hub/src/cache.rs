@@ -111,8 +111,9 @@ impl Cache {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(HubError::io(&path)(error)),
             _ => {}
         }
-        let up = "../".repeat(2 + file.path.matches('/').count());
-        let target = PathBuf::from(format!("{up}blobs/{}", file.checksum));
+        // Joined part by part: Windows follows no link with slashes.
+        let up = std::iter::repeat_n("..", 2 + file.path.matches('/').count());
+        let target: PathBuf = up.chain(["blobs", file.checksum.as_str()]).collect();
         match point(&target, &path, &blob) {
             // Another download has just made the same link.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && same_file(&path, &blob) => Ok(()),
@@ -223,7 +224,11 @@ fn point(target: &Path, path: &Path, _blob: &Path) -> io::Result<()> {
 fn point(target: &Path, path: &Path, blob: &Path) -> io::Result<()> {
     #[cfg(windows)]
     if std::os::windows::fs::symlink_file(target, path).is_ok() {
-        return Ok(());
+        if path.exists() {
+            return Ok(());
+        }
+        // Some volumes take links and do not follow them; Wine takes them and makes none.
+        let _ = fs::remove_file(path);
     }
     let _ = target;
     fs::hard_link(blob, path).or_else(|_| fs::copy(blob, path).map(drop))

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use etcetera::BaseStrategy;
 use moelten_tui::chat::{Chat, ChatEvent, FileEvent, SavedModel, saved_model};
 use moelten_tui::driver::{
     self, Controls, Conversations, EditorInput, HistoryFile, Input, LineControls, PlainInput, Resumed,
@@ -111,7 +110,7 @@ pub fn run(args: ChatArgs) -> anyhow::Result<()> {
     if args.no_history {
         kept::keep_nothing();
     }
-    let files = kept();
+    let files = state_paths();
     let last = if args.go_on { Some(last_conversation(&files)?) } else { None };
     let model = match (&args.model, &last) {
         (None, Some(last)) => model_of(last)?,
@@ -235,11 +234,10 @@ fn greeting(about: &About, built_in: bool) -> Vec<(Tone, String)> {
     lines
 }
 
-/// Files for history and conversations: in `~/.local/state/moelten`, by the XDG rules; none without a home
-/// folder.
-fn kept() -> StatePaths {
-    let state = etcetera::choose_base_strategy().ok().and_then(|strategy| strategy.state_dir());
-    let folder = state.map(|state| state.join("moelten"));
+/// Files for history and conversations: in `~/.local/state/moelten`, by the XDG rules; on Windows in
+/// `%LOCALAPPDATA%\moelten`; none without a home folder.
+fn state_paths() -> StatePaths {
+    let folder = kept::state();
     StatePaths {
         history: folder.as_ref().map(|folder| folder.join("history")),
         conversations: folder.map(|folder| Arc::new(Conversations::below(&folder))),

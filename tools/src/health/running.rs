@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use etcetera::BaseStrategy;
 use moelten_engine::runtime::memory;
 use moelten_engine::runtime::system::System;
 use moelten_loader::io::fault::remove_before_the_end;
@@ -221,7 +220,7 @@ fn seconds(time: SystemTime) -> u64 {
 }
 
 fn folder() -> Option<PathBuf> {
-    Some(etcetera::choose_base_strategy().ok()?.state_dir()?.join("moelten/running"))
+    Some(kept::state()?.join("running"))
 }
 
 #[cfg(test)]

@@ -31,6 +31,13 @@ pub fn folder() -> Result<PathBuf, etcetera::HomeDirError> {
     Ok(etcetera::choose_base_strategy()?.cache_dir().join("moelten"))
 }
 
+/// The folder for what goes on from one run to the next, such as conversations; `None` without a home folder.
+/// Windows has one folder for this and for what [`folder`] is for.
+pub fn state() -> Option<PathBuf> {
+    let user = etcetera::choose_base_strategy().ok()?;
+    Some(user.state_dir().unwrap_or_else(|| user.cache_dir()).join("moelten"))
+}
+
 /// The entries of a file: none if it is missing, damaged, or of another `version`. The next write replaces
 /// such a file.
 pub fn read(path: &Path, version: &str) -> Map<String, Value> {

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use etcetera::BaseStrategy;
 use moelten_loader::io::output::PartialFile;
 use serde::{Deserialize, Serialize};
 
 use super::compute::PrefetchArg;
+use super::kept;
 
 /// Most models that are remembered.
 const MODELS_MAX: usize = 200;
@@ -49,8 +49,7 @@ pub fn remember(model: Option<&Path>, tuned: &Tuned) -> anyhow::Result<()> {
 }
 
 fn file() -> Option<PathBuf> {
-    let state = etcetera::choose_base_strategy().ok()?.state_dir()?;
-    Some(state.join("moelten").join("tuned.json"))
+    Some(kept::state()?.join("tuned.json"))
 }
 
 /// Damaged files are as good as none: they are written anew.

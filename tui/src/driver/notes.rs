@@ -97,8 +97,16 @@ fn styles_allowed() -> bool {
 }
 
 /// Whether the terminal has escape sequences: `TERM` is set and not `dumb`.
+#[cfg(not(windows))]
 pub fn has_escape_sequences() -> bool {
     !cfg!(unix) || set("TERM").is_some_and(|term| term != "dumb")
+}
+
+/// Whether the terminal has escape sequences. A console interprets them only after a program asked for it,
+/// which this does.
+#[cfg(windows)]
+pub fn has_escape_sequences() -> bool {
+    crossterm::ansi_support::supports_ansi()
 }
 
 fn set(name: &str) -> Option<OsString> {

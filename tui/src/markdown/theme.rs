@@ -127,7 +127,7 @@ impl Theme {
         let depth = match value("COLORTERM").as_deref() {
             Some("truecolor" | "24bit") => ColourDepth::True,
             Some(_) => ColourDepth::Indexed,
-            None if term.contains("256") || cfg!(windows) => ColourDepth::Indexed,
+            None if term.contains("256") || (cfg!(windows) && term.is_empty()) => ColourDepth::Indexed,
             None => ColourDepth::Sixteen,
         };
         let named = value("MOELTEN_THEME").and_then(|name| match name.as_str() {
