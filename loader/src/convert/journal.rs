@@ -158,6 +158,8 @@ mod tests {
         let (other, foreign) = Journal::open(&partial, 8).unwrap();
         assert!(foreign && other.entries().is_empty());
         other.remove().unwrap();
+        // Windows may keep the name of a file that was removed until it is closed.
+        drop(other);
         assert!(!path.exists());
     }
 }

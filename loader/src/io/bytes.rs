@@ -314,10 +314,14 @@ mod tests {
             page.bytes().to_vec()
         };
         assert_eq!(first(&bytes), [7; pieces::PAGE]);
-        std::fs::rename(&other, &path).unwrap();
+        // Windows refuses it while the file is mapped.
+        let replaced = std::fs::rename(&other, &path);
+        assert!(replaced.is_ok() || cfg!(windows), "{replaced:?}");
         assert_eq!(first(&bytes), [7; pieces::PAGE]);
-        assert_eq!(first(&FileBytes::open(&path).unwrap()), [9; pieces::PAGE]);
-        std::fs::remove_file(&path).unwrap();
+        let now = if replaced.is_ok() { 9 } else { 7 };
+        assert_eq!(first(&FileBytes::open(&path).unwrap()), [now; pieces::PAGE]);
+        let removed = std::fs::remove_file(&path);
+        assert!(removed.is_ok() || cfg!(windows), "{removed:?}");
         assert_eq!(first(&bytes), [7; pieces::PAGE]);
         assert!(FileBytes::carried(&path, &[5]).reader().is_err());
     }

@@ -178,7 +178,8 @@ mod tests {
         assert!(whole.bytes()[..PAGE].iter().all(|&byte| byte == 9));
         assert!(whole.bytes()[PAGE..].iter().all(|&byte| byte == 1));
         whole.discard();
-        assert!(whole.bytes().iter().all(|&byte| byte == 0));
+        let (discarded, kept) = (whole.bytes().iter().all(|&byte| byte == 0), whole.bytes()[0] == 9);
+        assert!(if cfg!(unix) { discarded } else { kept });
         assert!(third.bytes().iter().all(|&byte| byte == 3));
     }
 

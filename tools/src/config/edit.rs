@@ -100,7 +100,7 @@ mod tests {
         std::fs::write(&path, format!("# mine\n{}\n", text().trim_end())).expect("written");
         write("ctx", Some("4096")).expect("written");
         write("system", Some("Say \"no\"\n\u{1}")).expect("written");
-        write("models", Some("/a:/b")).expect("written");
+        write("models", Some(if cfg!(windows) { "/a;/b" } else { "/a:/b" })).expect("written");
         write("history", Some("false")).expect("written");
         write("ram", Some("8G")).expect("written");
         let expected = "# mine\nram = \"8G\"\nctx = 4096\nsystem = \"Say \\\"no\\\"\\n\\u0001\"\nmodels = [\"/a\", \"/b\"]\nhistory = false\n";

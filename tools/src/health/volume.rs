@@ -166,11 +166,13 @@ fn unescaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(unix)]
     use std::fs;
 
     use super::*;
 
     /// As of a laptop with a second disk, a share, a stick and a folder on the first disk's btrfs.
+    #[cfg(unix)]
     const MOUNTS: &str = "\
 22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw\n\
 30 22 8:1 / /mnt/old\\040disk rw - ext4 /dev/sda1 rw\n\

@@ -18,7 +18,12 @@ fn json(options: &[&str]) -> Value {
     static EMPTY: OnceLock<tempfile::TempDir> = OnceLock::new();
     let empty = EMPTY.get_or_init(|| tempfile::tempdir().unwrap());
     let mut fit = moelten();
-    fit.env("XDG_CACHE_HOME", empty.path()).arg("fit").arg(builtin()).args(options).arg("--json");
+    fit.env("XDG_CACHE_HOME", empty.path())
+        .env("LOCALAPPDATA", empty.path())
+        .arg("fit")
+        .arg(builtin())
+        .args(options)
+        .arg("--json");
     serde_json::from_str(run(&mut fit, b"").fine().text()).unwrap()
 }
 
@@ -121,6 +126,7 @@ fn a_hit_rate_is_a_share() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "what a process owns is known on Linux alone")]
 fn what_is_foreseen_is_what_is_then_measured() {
     let budget = half();
     for ram in ["min", &budget] {
@@ -148,7 +154,12 @@ fn what_a_run_measured_is_what_the_next_forecast_says() {
     let folder = tempfile::tempdir().unwrap();
     let with_cache = |command: &str, options: &[&str]| {
         let mut program = moelten();
-        program.env("XDG_CACHE_HOME", folder.path()).arg(command).arg(builtin()).args(options);
+        program
+            .env("XDG_CACHE_HOME", folder.path())
+            .env("LOCALAPPDATA", folder.path())
+            .arg(command)
+            .arg(builtin())
+            .args(options);
         serde_json::from_str::<Value>(run(&mut program, b"").fine().text()).unwrap()
     };
     let budget = half();
@@ -176,6 +187,7 @@ fn what_a_run_measured_is_what_the_next_forecast_says() {
 }
 
 #[test]
+#[cfg_attr(not(target_os = "linux"), ignore = "what a process owns is known on Linux alone")]
 fn a_slow_start_is_announced_and_a_fast_one_is_not() {
     assert_eq!(ask(&[]).fine().err, "");
     let budget = half();

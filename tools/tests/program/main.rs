@@ -1,5 +1,6 @@
 //! The program from end to end, without a terminal.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
+#![cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "some tests are for Linux alone"))]
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../common/mod.rs"]
@@ -47,3 +48,5 @@ mod system_faults;
 #[cfg(target_os = "linux")]
 mod texts;
 mod wild;
+#[cfg(windows)]
+mod windows;

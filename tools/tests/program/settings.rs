@@ -26,6 +26,8 @@ impl Home {
         let mut command = moelten();
         command.args(args).env("MOELTEN_CONFIG", self.file()).env("HOME", self.folder.path());
         command.env_remove("MOELTEN_THREADS").env("XDG_STATE_HOME", self.folder.path().join("state"));
+        // Its name on Windows.
+        command.env("LOCALAPPDATA", self.folder.path().join("state"));
         command.current_dir(self.folder.path());
         command
     }
