@@ -87,12 +87,22 @@ impl Outcome {
     }
 }
 
+/// Starts a program. Under Wine this fails once in some hundred times, and is tried again.
+#[track_caller]
+pub fn start(command: &mut Command) -> Child {
+    const ERROR_INTERNAL_ERROR: i32 = 1359;
+    let failed = |error: &std::io::Error| cfg!(windows) && error.raw_os_error() == Some(ERROR_INTERNAL_ERROR);
+    let mut tries = (0..5).map(|_| command.spawn());
+    let started = tries.find(|started| !started.as_ref().is_err_and(failed));
+    started.expect("Wine starts a program").expect("the program starts")
+}
+
 /// Runs to the end, feeding `stdin`.
 #[track_caller]
 pub fn run(command: &mut Command, stdin: &[u8]) -> Outcome {
     let started = Instant::now();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
+    let mut child = start(command);
     let mut input = child.stdin.take().expect("stdin is piped");
     let bytes = stdin.to_owned();
     // The program may end before it has read everything.

@@ -1,6 +1,9 @@
 //! The program from end to end, without a terminal.
 #![allow(clippy::unwrap_used, reason = "a failing helper of a test may panic")]
-#![cfg_attr(not(target_os = "linux"), allow(unused_imports, reason = "some tests are for Linux alone"))]
+#![cfg_attr(
+    not(target_os = "linux"),
+    allow(unused_imports, unused_mut, reason = "some tests are for Linux alone")
+)]
 
 #[allow(dead_code, reason = "each test binary uses a part of it")]
 #[path = "../common/mod.rs"]
