@@ -78,11 +78,7 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
         stream_keys(spec, streams, &mut keys);
     }
     ngram_keys(spec, &mut keys);
-    let inputs = spec.layer_inputs.map(|LayerInputs { width, .. }| width);
-    let demanded = family.gguf_demanded.contains(&Demanded::NoLayerInputs).then_some(0);
-    if let Some(width) = inputs.or(demanded) {
-        keys.u32(&FIELDS.layer_input_width, width);
-    }
+    layer_inputs(spec, &mut keys);
     // Readers of some families multiply with the root of the width unasked.
     let width = u32::try_from(spec.d_model).unwrap_or(u32::MAX);
     let root = narrow(f64::from(width).sqrt());
@@ -95,6 +91,15 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     keys.f32_if(&FIELDS.logit_softcap, spec.head.softcap);
     Ok(keys.out)
+}
+
+/// How many numbers layers have of their own for a token.
+fn layer_inputs(spec: &ModelSpec, keys: &mut Keys) {
+    let width = spec.layer_inputs.map(|LayerInputs { width, .. }| width);
+    let demanded = keys.family.gguf_demanded.contains(&Demanded::NoLayerInputs).then_some(0);
+    if let Some(width) = width.or(demanded) {
+        keys.u32(&FIELDS.layer_input_width, width);
+    }
 }
 
 fn attention(spec: &ModelSpec, keys: &mut Keys) -> Result<()> {
