@@ -46,14 +46,7 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
                 keys.f32(&FIELDS.norm_eps, norm_eps);
             }
         }
-        Some(NormSpec::Rms { eps }) if !family.gguf_demanded.contains(&Demanded::BothNorms) => {
-            keys.f32(&FIELDS.norm_eps, eps);
-        }
-        // Readers of phimoe files look for the key of the other norm.
-        Some(NormSpec::Rms { eps } | NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps }) => {
-            let both = FIELDS.norm_eps.gguf.iter().rev().filter_map(|place| place.key(arch));
-            keys.out.extend(both.map(|key| (key, Value::F32(eps))));
-        }
+        Some(norm) => norm_keys(norm, &mut keys),
     }
     if let Some(image) = &spec.image {
         for (row, value) in write_images::rows(spec, image) {
@@ -91,6 +84,21 @@ pub(crate) fn metadata(spec: &ModelSpec) -> Result<Vec<(String, Value)>> {
     }
     keys.f32_if(&FIELDS.logit_softcap, spec.head.softcap);
     Ok(keys.out)
+}
+
+/// The epsilon of norms, under the key of their kind: other readers take a norm for the kind whose key they
+/// find.
+fn norm_keys(norm: NormSpec, keys: &mut Keys) {
+    let both = keys.family.gguf_demanded.contains(&Demanded::BothNorms);
+    let (rms, eps) = match norm {
+        NormSpec::Rms { eps } => (true, eps),
+        NormSpec::Layer { eps } | NormSpec::LayerUnbiased { eps } => (false, eps),
+    };
+    let [of_rms, of_layer] = FIELDS.norm_eps.gguf else { unreachable!("norms are of two kinds") };
+    for (place, wanted) in [(of_rms, rms || both), (of_layer, !rms || both)] {
+        let key = place.key(keys.arch).filter(|_| wanted);
+        keys.out.extend(key.map(|key| (key, Value::F32(eps))));
+    }
 }
 
 /// How many numbers layers have of their own for a token.

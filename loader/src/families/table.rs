@@ -149,6 +149,7 @@ pub static FAMILIES: &[Family] = &[
         label: "phimoe",
         hf_types: &["phimoe"],
         gguf_arch: "phimoe",
+        gguf_demanded: &[Demanded::BothNorms],
         gguf_pairing: Pairing::Split,
         norm: NormKind::Layer,
         head_bias: Setting::Default(false),

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use moelten_loader::container::safetensors::{SafeHeader, SafeWriter};
 use moelten_loader::load::folder_names;
-use moelten_loader::spec::ModelSpec;
+use moelten_loader::spec::{ModelSpec, Op};
 use moelten_loader::tensors::needed::{needed, whole_numbers};
-use moelten_loader::tensors::roles::{LayerTensor as T, Lie, NameRule, Names, Role};
+use moelten_loader::tensors::roles::{LayerTensor as T, Lie, NameRule, Names, Role, Rows};
 use moelten_quant::{Format, encode};
 use serde_json::Value;
 
@@ -16,6 +16,8 @@ use crate::bench::generate::Random;
 use crate::exit::CommandError;
 use crate::report::progress::{Progress, Unit};
 
+/// Tensors between two roles of the same one, at most.
+const MOST_APART: usize = 16;
 /// Numbers of a tensor that differ; larger ones repeat them. A prime, so that rows differ.
 const DISTINCT: usize = (1 << 17) - 1;
 
@@ -55,6 +57,10 @@ pub fn bytes(tensors: &[Planned]) -> u64 {
 pub fn tensors(spec: &ModelSpec, config: &Value) -> Result<Vec<Planned>, CommandError> {
     if !whole_numbers(spec).is_empty() {
         let problem = "experts that are listed by token cannot be made at random";
+        return Err(CommandError::Unsupported(problem.to_owned()));
+    }
+    if spec.layers.iter().flat_map(|layer| &layer.branches).any(|branch| matches!(branch.op, Op::Ngram(_))) {
+        let problem = "hashes of words cannot be made at random";
         return Err(CommandError::Unsupported(problem.to_owned()));
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
@@ -103,7 +109,7 @@ impl Plan<'_> {
             shape.insert(0, experts as u64);
         }
         for expert in 0..single.unwrap_or(1) {
-            self.put(self.names.by(rule, role, expert), &shape, role);
+            self.put(self.names.by(rule, role, expert), &shape, rule.rows == Rows::All, role);
         }
         Ok(())
     }
@@ -114,11 +120,14 @@ impl Plan<'_> {
         self.names.of(role).find(usual).or_else(|| self.names.of(role).next())
     }
 
-    /// Adds a tensor, or rows to one that is there.
-    fn put(&mut self, name: String, shape: &[u64], role: Role) {
-        let rows = shape.len().saturating_sub(2);
-        if let Some(known) = self.tensors.iter_mut().rev().take(8).find(|known| known.name == name) {
-            known.shape[rows] += shape[rows];
+    /// Adds a tensor, or rows to one that is there. Roles that have `all` of its rows are one tensor, as the
+    /// norm of branches that read the same input.
+    fn put(&mut self, name: String, shape: &[u64], all: bool, role: Role) {
+        // Numbers that are added to rows are a vector for each expert.
+        let added = matches!(role, Role::Layer(_, T::ExpertsBias(_)));
+        let rows = shape.len().saturating_sub(if added { 1 } else { 2 });
+        if let Some(known) = self.tensors.iter_mut().rev().take(MOST_APART).find(|known| known.name == name) {
+            known.shape[rows] += if all { 0 } else { shape[rows] };
             return;
         }
         let cols = shape.last().map_or(1.0, |&cols| cols as f32);

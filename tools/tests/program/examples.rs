@@ -115,3 +115,32 @@ fn what_is_there_stays_and_nonsense_is_named() {
     make(dir.path(), &["t5", "--out", "left"]);
     assert!(files(&dir.path().join("left")) == before);
 }
+
+/// Small configurations of all families become folders that open, or are refused with a reason.
+#[test]
+fn the_configuration_of_every_family_makes_a_folder_that_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/golden");
+    let (mut opened, mut refused) = (0, Vec::new());
+    for entry in fs::read_dir(goldens).unwrap().map(Result::unwrap) {
+        let config = entry.path().join("config.json");
+        if !config.is_file() {
+            continue;
+        }
+        let name = entry.file_name().into_string().unwrap();
+        let mut command = moelten();
+        command.current_dir(dir.path()).arg("make-example").arg(&config).args(["--out", &name]);
+        let made = run(&mut command, b"");
+        if made.code != Some(0) {
+            let small = made.code == Some(2) && made.err.contains("at least 136 tokens");
+            assert!(small || made.code == Some(4), "{name}: {made:?}");
+            refused.extend((!small).then_some(name));
+            continue;
+        }
+        run(moelten().current_dir(dir.path()).args(["inspect", &name]), b"").fine();
+        opened += 1;
+    }
+    refused.sort();
+    println!("{opened} open, refused: {refused:?}");
+    assert!(opened >= 40 && refused.len() <= 4, "{opened}, {refused:?}");
+}
