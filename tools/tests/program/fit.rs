@@ -175,13 +175,18 @@ fn what_a_run_measured_is_what_the_next_forecast_says() {
     let measured = answer["stats"]["cache"]["answer"]["hit_rate"].as_f64().unwrap();
     let after = with_cache("fit", &options);
     assert_eq!(after["measured_before"], true, "{after}");
-    // What prefetching has replaced, and reads that come late on a busy machine, are misses of the run alone.
+    // What a run finds also depends on when its reads end: on a busy machine it was up to 0.04 less.
     let close = |fit: &Value| (hits(fit, "likely") - measured).abs() < 0.1;
     assert!(close(&after) && hits(&after, "low") == hits(&after, "high"), "{measured} was measured: {after}");
     // A larger cache finds more.
-    let larger = (budget.parse::<u64>().unwrap() + (1 << 20)).to_string();
-    let larger = with_cache("fit", &["--ram", &larger, "--ctx", "256", "--json"]);
+    let roomy = (budget.parse::<u64>().unwrap() + (1 << 20)).to_string();
+    let larger = with_cache("fit", &["--ram", &roomy, "--ctx", "256", "--json"]);
     assert!(hits(&larger, "likely") > hits(&after, "likely"), "{larger}");
+    // The counts are those of the text alone: a run with another cache foresees the same for this one.
+    std::fs::remove_dir_all(folder.path().join("moelten")).unwrap();
+    with_cache("run", &[&["--ram", &roomy, "--ctx", "256", "--json"][..], &text].concat());
+    let again = with_cache("fit", &options);
+    assert!((hits(&again, "likely") - hits(&after, "likely")).abs() < 1e-6, "{after} and {again}");
     // Few tokens say nothing, and other threads are another machine.
     let other = with_cache("fit", &[&options[..], &["--threads", "2"]].concat());
     assert_eq!(other["measured_before"], false);
