@@ -193,6 +193,7 @@ fn keep(key: Option<ModelKey>, model: &Model, measured: &Measured, work: Work) {
         tokens: tokens as u64,
         seconds: tokens as f64 / decode.rates.median,
         stall: stall.as_secs_f64(),
+        reading: decode.store.busy.as_secs_f64(),
         bytes: decode.bytes_per_token,
         used_bytes,
         missed_bytes,

@@ -17,12 +17,12 @@ use moelten_loader::tensors::store::TensorStore;
 use moelten_quant::Isa;
 use serde_json::{Value, json};
 
-use super::forecast::{APART, Earlier};
+use super::forecast::Earlier;
 use super::routing::{Routing, locality};
 use crate::open::{ComputeArgs, kept, loops};
 
 /// Counts up when the fields change.
-const VERSION: &str = "speeds 2";
+const VERSION: &str = "speeds 3";
 /// Records of a processor; the oldest are dropped.
 const MOST: usize = 200;
 /// Of other models only those count of which a token reads more bytes: smaller ones stay in the processor's
@@ -81,6 +81,8 @@ pub struct Pace {
     pub seconds: f64,
     /// Time of all of them in which nothing could be computed.
     pub stall: f64,
+    /// Time of all of them in which experts were read.
+    pub reading: f64,
     /// Bytes of weights that one token read.
     pub bytes: f64,
     /// Bytes of routed experts that all tokens used, and bytes of those that were not in memory.
@@ -105,6 +107,7 @@ impl Pace {
             tokens: stats.generated_tokens.saturating_sub(1) as u64,
             seconds: stats.generate_time.as_secs_f64(),
             stall: answer.stall.as_secs_f64(),
+            reading: answer.reading.as_secs_f64(),
             bytes,
             used_bytes: answer.used_bytes,
             missed_bytes: answer.missed_bytes,
@@ -120,13 +123,14 @@ impl Pace {
 
     /// What is kept of it.
     fn record(&self, key: &ModelKey, machine: &Machine, share: f64) -> Record {
-        let tokens = self.tokens as f64;
-        let (seconds, stall) = (self.seconds / tokens, (self.stall / tokens).min(self.seconds / tokens));
+        let each = |time: f64| time / self.tokens as f64;
+        let (seconds, stall) = (each(self.seconds), each(self.stall.min(self.seconds)));
         let computing = seconds - stall;
+        let reading = each(self.reading);
         // The inverse of the formula of the forecast: the longer of both counts, and a part of the shorter.
-        // A few reads beside much computing say nothing: what they overlap with differs from run to run.
-        let reading = (stall > APART * computing).then_some(stall + (1.0 - APART) * computing);
-        let missed = self.missed_bytes as f64 / tokens;
+        let longer = computing.max(reading);
+        let apart = ((seconds - longer) / computing.min(reading)).clamp(0.0, 1.0);
+        let missed = each(self.missed_bytes as f64);
         let streamed = share < 1.0 && self.used_bytes > 0;
         let used = |bytes: u64| bytes as f64 / self.used_bytes.max(1) as f64;
         // Six digits are enough, and short in the file.
@@ -140,10 +144,19 @@ impl Pace {
             bytes: self.bytes,
             hits: streamed.then(|| 1.0 - used(self.missed_bytes)),
             reuse: if streamed { reuse } else { Vec::new() },
-            waiting: reading.filter(|_| streamed && missed > 0.0).map(|_| stall / missed),
-            disk_gb_per_s: reading.filter(|_| streamed && missed > 0.0).map(|reading| missed / reading / 1e9),
+            read: (streamed && missed > 0.0 && reading > 0.0 && computing > 0.0)
+                .then_some(Reads { disk_gb_per_s: missed / reading / 1e9, apart }),
         }
     }
+}
+
+/// How missing experts were read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Reads {
+    /// Their bytes by the time in which anything was read, wrong guesses included, in 10^9 per second.
+    disk_gb_per_s: f64,
+    /// Part of the shorter one of reading and computing that did not overlap with the longer one.
+    apart: f64,
 }
 
 /// What is kept of a run.
@@ -163,10 +176,8 @@ struct Record {
     /// Shares of the expert bytes by the size of the cache that would have had them, as in
     /// [`Routing::Counted`]. Empty if nothing was read.
     reuse: Vec<f64>,
-    /// Speed at which the others came, beside computing, if that took longer than computing.
-    disk_gb_per_s: Option<f64>,
-    /// Seconds in which nothing could be computed for each of their bytes, of the same runs.
-    waiting: Option<f64>,
+    /// How the others were read, if there were any.
+    read: Option<Reads>,
 }
 
 impl Record {
@@ -174,7 +185,7 @@ impl Record {
         json!({
             "model": self.model, "threads": self.threads, "isa": self.isa, "share": self.share,
             "computing_seconds": self.computing, "bytes": self.bytes, "hits": self.hits, "reuse": self.reuse,
-            "disk_gb_per_s": self.disk_gb_per_s, "waiting_seconds_per_byte": self.waiting,
+            "disk_gb_per_s": self.read.map(|read| read.disk_gb_per_s), "apart": self.read.map(|read| read.apart),
         })
     }
 
@@ -191,8 +202,9 @@ impl Record {
             bytes: positive("bytes")?,
             hits: number("hits").filter(|hits| (0.0..=1.0).contains(hits)),
             reuse: value.get("reuse").and_then(shares).unwrap_or_default(),
-            disk_gb_per_s: positive("disk_gb_per_s"),
-            waiting: positive("waiting_seconds_per_byte"),
+            read: positive("disk_gb_per_s")
+                .zip(number("apart").filter(|apart| (0.0..=1.0).contains(apart)))
+                .map(|(disk_gb_per_s, apart)| Reads { disk_gb_per_s, apart }),
         })
     }
 
@@ -248,13 +260,14 @@ fn known(records: &[Record], key: &ModelKey, machine: &Machine, share: f64) -> E
     };
     let streamed: Vec<&Record> = same.iter().copied().filter(|record| record.hits.is_some()).collect();
     let streamed = nearest(&streamed);
-    let disk =
-        |records: &[&Record]| median(records.iter().filter_map(|record| record.disk_gb_per_s).collect());
+    let disk = |read: Reads| read.disk_gb_per_s;
+    let usual = median(others.iter().filter_map(|record| record.read.map(disk)).collect());
+    let read = streamed.as_ref().and_then(|record| record.read);
     Earlier {
         computing: nearest(&same).map(|record| record.computing),
         routing: streamed.as_ref().map_or(Routing::Unknown, Record::routing),
-        waiting: streamed.as_ref().and_then(|record| record.waiting),
-        disk_gb_per_s: streamed.and_then(|record| record.disk_gb_per_s).or_else(|| disk(&others)),
+        apart: read.map(|read| read.apart),
+        disk_gb_per_s: read.map(disk).or(usual),
         rate: median(others.iter().map(|record| record.bytes / record.computing).collect()),
     }
 }
@@ -317,12 +330,13 @@ mod tests {
         ModelKey(name.into())
     }
 
-    /// 100 tokens of a second: 60 ms of computing and 40 ms of waiting each.
+    /// 100 tokens: 60 ms of computing and 40 ms of waiting each, while reads took 80 ms.
     fn pace() -> Pace {
         Pace {
             tokens: 100,
             seconds: 10.0,
             stall: 4.0,
+            reading: 8.0,
             bytes: 5e8,
             used_bytes: 40_000_000_000,
             missed_bytes: 8_000_000_000,
@@ -335,16 +349,22 @@ mod tests {
         let record = pace().record(&key("m"), &machine(), 0.5);
         assert!((record.computing - 0.06).abs() < 1e-12);
         assert_eq!((record.hits, record.bytes), (Some(0.8), 5e8));
-        // The longer one and 0.3 of the shorter one are 100 ms again.
-        let reading = 8e7 / record.disk_gb_per_s.unwrap() / 1e9;
-        assert!((reading.max(0.06) + APART * reading.min(0.06) - 0.1).abs() < 1e-12, "{reading}");
-        assert!((record.waiting.unwrap() * 8e7 - 0.04).abs() < 1e-12);
-        // A little waiting says nothing about the disk.
-        let record = Pace { stall: 1.0, ..pace() }.record(&key("m"), &machine(), 0.5);
-        assert_eq!((record.hits, record.disk_gb_per_s), (Some(0.8), None));
+        // The longer one, and a third of the shorter one, are 100 ms again.
+        let read = record.read.unwrap();
+        assert!(
+            (read.disk_gb_per_s - 1.0).abs() < 1e-12 && (read.apart - 1.0 / 3.0).abs() < 1e-12,
+            "{read:?}"
+        );
+        let again = Record::from_json(&record.json()).unwrap();
+        assert_eq!(again, record);
+        // Computing takes longer: reading delays it by half of its time.
+        let read =
+            Pace { stall: 1.0, reading: 2.0, ..pace() }.record(&key("m"), &machine(), 0.5).read.unwrap();
+        assert!((read.disk_gb_per_s - 4.0).abs() < 1e-12 && (read.apart - 0.5).abs() < 1e-12, "{read:?}");
         // In memory nothing is known about the disk.
-        let record = Pace { stall: 0.0, missed_bytes: 0, ..pace() }.record(&key("m"), &machine(), 1.0);
-        assert_eq!((record.hits, record.disk_gb_per_s), (None, None));
+        let none = Pace { stall: 0.0, reading: 0.0, missed_bytes: 0, ..pace() };
+        let record = none.record(&key("m"), &machine(), 1.0);
+        assert_eq!((record.hits, record.read), (None, None));
     }
 
     #[test]

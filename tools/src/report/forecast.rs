@@ -30,11 +30,14 @@ pub struct Span {
     pub high: f64,
 }
 
-/// Share of the speed of RAM that decode reaches without disk reads: between that of Q4_0 and of K-quants.
+/// Share of the speed of RAM that decode reaches when all weights are in memory: 0.71 to 0.99 were measured
+/// (`docs/performance.md`).
+const IN_PLACE: f64 = 0.75;
+/// The same beside disk reads, whose bytes and threads take a part.
 const KERNELS: f64 = 0.6;
 /// Compute and disk reads mostly overlap: the longer of the two, plus this share of the shorter one. Fitted
 /// together with [`KERNELS`] to seven measurements, within 11 % (`docs/memory.md`).
-pub const APART: f64 = 0.3;
+const APART: f64 = 0.3;
 /// Tolerance for other models, machines and contexts.
 pub const TOLERANCE: Span = Span { low: 0.8, high: 1.2 };
 /// Share of the disk's speed that page faults reach on the first read of a mapped file.
@@ -49,8 +52,8 @@ pub struct Earlier {
     pub routing: Routing,
     /// Speed at which missing experts come beside computing, 10^9 bytes per second.
     pub disk_gb_per_s: Option<f64>,
-    /// Seconds of waiting for each byte of missing experts, in the run that gave the speed above.
-    pub waiting: Option<f64>,
+    /// As [`APART`], of the run that gave the speed above.
+    pub apart: Option<f64>,
     /// Bytes per second at which other models were computed: the median.
     pub rate: Option<f64>,
 }
@@ -242,7 +245,7 @@ impl Outline {
 
 /// Predicted speed of a model that is wholly in RAM, whose tokens read `token_bytes` each.
 pub fn in_memory(token_bytes: f64, ram_gb_per_s: f64) -> Likely {
-    let value = ram_gb_per_s * 1e9 * KERNELS / token_bytes;
+    let value = ram_gb_per_s * 1e9 * IN_PLACE / token_bytes;
     Likely { value, range: Span { low: value * TOLERANCE.low, high: value * TOLERANCE.high } }
 }
 
@@ -317,24 +320,21 @@ impl Token {
     fn forecast(&self, hits: Likely, in_place: bool, speeds: &Speeds, earlier: &Earlier) -> Forecast {
         let routed: f64 = self.routed.iter().sum();
         let bytes = self.dense + routed;
-        let by_ram = bytes / speeds.ram_gb_per_s / 1e9 / KERNELS;
+        let by_ram = bytes / speeds.ram_gb_per_s / 1e9 / if in_place { IN_PLACE } else { KERNELS };
         let (computing, basis) = match (earlier.computing, earlier.rate) {
             (Some(seconds), _) => (seconds, Basis::Run),
             (None, Some(rate)) => (bytes / rate, Basis::Others),
             (None, None) => (by_ram, Basis::Machine),
         };
         let (computing, on_gpu) = self.beside_gpu(computing);
+        let apart = earlier.apart.unwrap_or(APART);
         let disk = earlier.disk_gb_per_s.or(speeds.disk_gb_per_s.as_ref().ok().copied());
         // Tokens per second if a token reads `bytes` from the disk at this share of its speed.
         let rate = |bytes: f64, share: f64| match disk {
             _ if bytes < 1.0 => Some(1.0 / computing),
             Some(disk) => {
                 let read = bytes / disk / 1e9 / share;
-                let apart = computing.max(read) + APART * computing.min(read);
-                // A run waits because its disk is slow, or because few reads at a time overlap with little.
-                // With other misses the two give different times; neither makes the other one longer.
-                let waits = earlier.waiting.map_or(f64::INFINITY, |each| computing + bytes * each / share);
-                Some(1.0 / apart.min(waits))
+                Some(1.0 / (computing.max(read) + apart * computing.min(read)))
             }
             None => None,
         };
@@ -386,13 +386,8 @@ mod tests {
         Likely { value, range: Span { low, high } }
     }
 
-    const NOTHING: Earlier = Earlier {
-        computing: None,
-        routing: Routing::Unknown,
-        disk_gb_per_s: None,
-        waiting: None,
-        rate: None,
-    };
+    const NOTHING: Earlier =
+        Earlier { computing: None, routing: Routing::Unknown, disk_gb_per_s: None, apart: None, rate: None };
 
     #[test]
     fn the_slower_of_ram_and_disk_decides() {
@@ -414,12 +409,12 @@ mod tests {
         let unknown = speeds(Err("none".into()));
         let here = hits(1.0, 1.0, 1.0);
         let forecast = token.forecast(here, true, &unknown, &NOTHING);
-        close(forecast.warm.map(|warm| warm.range), 6.0 * TOLERANCE.low, 6.0 * TOLERANCE.high);
+        close(forecast.warm.map(|warm| warm.range), 7.5 * TOLERANCE.low, 7.5 * TOLERANCE.high);
         assert!(forecast.cold.is_none());
         assert!(token.forecast(hits(0.1, 0.5, 0.9), false, &unknown, &NOTHING).warm.is_none());
         // Page faults: a twentieth to half of the disk's speed.
         let cold = token.forecast(here, true, &speeds(Ok(2.0)), &NOTHING).cold;
-        let (slow, fast) = (20.0 + 0.3 / 6.0, 2.0 + 0.3 / 6.0);
+        let (slow, fast) = (20.0 + 0.3 / 7.5, 2.0 + 0.3 / 7.5);
         close(cold, TOLERANCE.low / slow, TOLERANCE.high / fast);
     }
 
@@ -433,17 +428,10 @@ mod tests {
         let forecast = token.forecast(hits(0.6, 0.6, 0.6), false, &speeds(Ok(2.0)), &run);
         assert!((1.0 / forecast.warm.unwrap().value - (0.1 + 0.3 * 0.05)).abs() < 1e-9);
         assert_eq!(forecast.basis, Basis::Run);
-        // What a run waited for each byte counts where it is less.
-        let run = Earlier { waiting: Some(1e-9), ..run };
+        // The part that a run found not to overlap counts in place of the usual one.
+        let run = Earlier { apart: Some(0.8), ..run };
         let forecast = token.forecast(hits(0.9, 0.9, 0.9), false, &speeds(Ok(2.0)), &run);
-        assert!((1.0 / forecast.warm.unwrap().value - (0.05 + 0.3 * 0.025)).abs() < 1e-9);
-        let forecast = token.forecast(
-            hits(0.2, 0.2, 0.2),
-            false,
-            &speeds(Ok(2.0)),
-            &Earlier { waiting: Some(0.1e-9), ..run },
-        );
-        assert!((1.0 / forecast.warm.unwrap().value - (0.05 + 0.08)).abs() < 1e-9);
+        assert!((1.0 / forecast.warm.unwrap().value - (0.05 + 0.8 * 0.025)).abs() < 1e-9);
     }
 
     #[test]

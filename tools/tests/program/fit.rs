@@ -171,12 +171,15 @@ fn what_a_run_measured_is_what_the_next_forecast_says() {
         hits(&before, "low") < hits(&before, "likely") && hits(&before, "likely") < hits(&before, "high")
     );
     let text = ["-p", "Once upon a time", "--max-tokens", "100", "--temp", "0", "--no-template"];
+    // The first run on a machine chooses its loops, which leaves room for fewer experts. One token is no record.
+    with_cache("run", &[&options[..], &["-p", "Once", "--max-tokens", "1"]].concat());
+    assert_eq!(with_cache("fit", &options)["measured_before"], false);
     let answer = with_cache("run", &[&options[..], &text].concat());
     let measured = answer["stats"]["cache"]["answer"]["hit_rate"].as_f64().unwrap();
     let after = with_cache("fit", &options);
     assert_eq!(after["measured_before"], true, "{after}");
-    // What a run finds also depends on when its reads end: on a busy machine it was up to 0.04 less.
-    let close = |fit: &Value| (hits(fit, "likely") - measured).abs() < 0.1;
+    // Quotas of layers are whole experts and the counts are of 32 parts of them.
+    let close = |fit: &Value| (hits(fit, "likely") - measured).abs() < 0.01;
     assert!(close(&after) && hits(&after, "low") == hits(&after, "high"), "{measured} was measured: {after}");
     // A larger cache finds more.
     let roomy = (budget.parse::<u64>().unwrap() + (1 << 20)).to_string();
