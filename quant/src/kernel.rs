@@ -15,6 +15,7 @@ mod outputs;
 mod picks;
 mod piece;
 mod prefetch;
+mod recurrence;
 #[cfg(any(test, all(any(target_arch = "x86_64", target_arch = "aarch64"), not(fuzzing))))]
 mod runs;
 mod scalar;
@@ -30,4 +31,5 @@ pub use attend::{Attend, DistanceBias, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running,
 pub use fill::activations;
 pub use outputs::GROUP_ROWS;
 pub use picks::Picks;
+pub use recurrence::{DeltaStep, Matrix, SpaceStep};
 pub use table::Kernels;

@@ -7,6 +7,7 @@
 use half::f16;
 
 use super::attend::{Attend, Running};
+use super::recurrence::{DeltaStep, SpaceStep};
 use super::table::Kernels;
 use super::tiled;
 use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
@@ -142,6 +143,30 @@ impl Kernels {
         assert_eq!(gate.len(), up.len(), "gelu_tanh_mul");
         // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
         unsafe { (self.floats.gelu_tanh_mul)(gate, up) }
+    }
+
+    /// One token of a head by the delta rule, read into `out`, `[value_dim]`.
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn delta_step(&self, step: DeltaStep<'_>, out: &mut [f32]) {
+        let rows = step.k.len();
+        step.matrix.check(rows, step.v.len());
+        assert!(step.keep.len() == rows && step.q.len() == rows, "delta_step: [key_dim]");
+        assert_eq!(step.v.len(), out.len(), "delta_step: [value_dim]");
+        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
+        unsafe { (self.floats.delta_step)(step, out) }
+    }
+
+    /// One token of a head of a state space, read into `out`, `[rows]`.
+    ///
+    /// # Panics
+    /// If the lengths disagree.
+    pub fn space_step(&self, step: SpaceStep<'_>, out: &mut [f32]) {
+        step.matrix.check(out.len(), step.b.len());
+        assert!(step.x.len() == out.len() && step.b.len() == step.c.len(), "space_step");
+        // SAFETY: `for_isa` detected the tier's instructions; the lengths agree.
+        unsafe { (self.floats.space_step)(step, out) }
     }
 
     /// For every query of the task, the sum of `exp(score - max) * value` over the positions of the task's

@@ -5,6 +5,7 @@ mod attend;
 pub(super) mod codes;
 mod floats;
 pub(super) mod peaks;
+mod recurrence;
 
 use super::table::{Codes, Floats, Kernels, Peaks};
 use crate::activations::fill;
@@ -34,6 +35,8 @@ static FLOATS: Floats = Floats {
     attend_merge: attend::attend_merge,
     silu_mul: floats::silu_mul,
     gelu_tanh_mul: floats::gelu_tanh_mul,
+    delta_step: recurrence::delta_step,
+    space_step: recurrence::space_step,
 };
 
 static PEAKS: Peaks = Peaks { read: peaks::read, multiply: peaks::multiply };

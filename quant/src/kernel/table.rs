@@ -4,6 +4,7 @@ use half::f16;
 
 use super::attend::{Attend, Running};
 use super::piece::PieceProduct;
+use super::recurrence::{DeltaStep, SpaceStep};
 use crate::activations::{Activations, Columns, Record};
 use crate::format::Format;
 use crate::isa::Isa;
@@ -64,6 +65,8 @@ pub(super) struct Floats {
     pub attend_merge: unsafe fn(&[f32], Running, &mut [f32], &mut Running),
     pub silu_mul: unsafe fn(&[f32], &mut [f32]),
     pub gelu_tanh_mul: unsafe fn(&[f32], &mut [f32]),
+    pub delta_step: unsafe fn(DeltaStep<'_>, &mut [f32]),
+    pub space_step: unsafe fn(SpaceStep<'_>, &mut [f32]),
 }
 
 /// Loops that measure the limits of a core.

@@ -6,8 +6,8 @@
 use crate::common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
-    ActivationKind, Activations, Attend, BLOCK, Columns, Format, Isa, KEY_GROUP, Kernels, KvHead, Line,
-    QMatrix, Record, Running,
+    ActivationKind, Activations, Attend, BLOCK, Columns, DeltaStep, Format, Isa, KEY_GROUP, Kernels, KvHead,
+    Line, Matrix, QMatrix, Record, Running, SpaceStep,
 };
 
 fn scalar() -> &'static Kernels {
@@ -144,6 +144,25 @@ fn vector_kernels_stay_within_their_slices() {
             kernels.layer_norm(a.get(), b.get(), c.get(), 1e-5, out.get());
             kernels.silu_mul(a.get(), b.get());
             kernels.gelu_tanh_mul(a.get(), b.get());
+        }
+    }
+}
+
+#[test]
+fn steps_of_recurrences_stay_within_their_slices() {
+    let mut rng = Rng(4);
+    for kernels in tiers() {
+        for width in (1..70).chain([128, 150]) {
+            let mut guarded = |n: usize| Guarded::new(&rng.floats(n));
+            let [mut from, mut to] = [guarded(3 * width), guarded(3 * width)];
+            let [mut keep, mut q, mut k, mut read] = std::array::from_fn(|_| guarded(3));
+            let [mut v, mut c, mut out] = std::array::from_fn(|_| guarded(width));
+            let matrix = Matrix { before: Some(from.get()), now: to.get() };
+            let (keep, q, k, v) = (&*keep.get(), &*q.get(), &*k.get(), &*v.get());
+            kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength: 0.5 }, out.get());
+            let matrix = Matrix { before: Some(from.get()), now: to.get() };
+            let space = SpaceStep { matrix, keep: 0.5, x: q, step: 0.5, b: v, c: c.get() };
+            kernels.space_step(space, read.get());
         }
     }
 }

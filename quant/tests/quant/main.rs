@@ -15,6 +15,7 @@ mod float_products;
 mod guard;
 mod peaks;
 mod products;
+mod recurrence;
 mod reference;
 mod small;
 mod tiers;

@@ -6,10 +6,11 @@
 use std::ops::Range;
 
 use moelten_loader::spec::{DeltaLayout, DeltaOrder, DeltaSpec};
+use moelten_quant::{DeltaStep, Matrix};
 
 use super::contract::Mixer;
 use super::recurrence::{
-    MOST_HEAD_DIM, ShortConv, begin, delta_rule, finish, norm_queries_and_keys, sigmoid, silu, softplus,
+    MOST_HEAD_DIM, ShortConv, begin, finish, norm_queries_and_keys, sigmoid, silu, softplus,
 };
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
@@ -145,8 +146,9 @@ impl Mixer for Delta {
         let steps = &steps[tokens.start * logits..tokens.end * logits];
         let outputs = (&mut mixed[tokens.start * values..tokens.end * values], value_dim);
         memories.heads(compute.pool, (key_dim * value_dim, 1), by_head, outputs, |head, memory, out| {
-            let mut change = [0.0; MOST_HEAD_DIM];
-            let change = &mut change[..value_dim];
+            let Matrix { mut before, now } = memory;
+            let mut keep = [0.0; MOST_HEAD_DIM];
+            let keep = &mut keep[..key_dim];
             let key_head = match spec.order {
                 DeltaOrder::Grouped => head / (value_heads / key_heads),
                 DeltaOrder::Tiled => head % key_heads,
@@ -157,7 +159,9 @@ impl Mixer for Delta {
                 let k = &row[(key_heads + key_head) * key_dim..][..key_dim];
                 let v = &row[2 * key_heads * key_dim + head * value_dim..][..value_dim];
                 let (decay, strength) = self.rates(&steps[t * logits..][..logits], head);
-                delta_rule(kernels, memory, (q, k, v), |_| decay, strength, change, out);
+                keep.fill(decay);
+                let matrix = Matrix { before: before.take(), now: &mut *now };
+                kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength }, out);
             }
         });
     }

@@ -6,11 +6,10 @@
 use std::ops::Range;
 
 use moelten_loader::spec::KdaSpec;
+use moelten_quant::{DeltaStep, Matrix};
 
 use super::contract::Mixer;
-use super::recurrence::{
-    MOST_HEAD_DIM, ShortConv, begin, delta_rule, finish, norm_queries_and_keys, sigmoid, softplus,
-};
+use super::recurrence::{MOST_HEAD_DIM, ShortConv, begin, finish, norm_queries_and_keys, sigmoid, softplus};
 use crate::layers::linear::{Compute, Linear};
 use crate::layers::norm::rms_in_place;
 use crate::layers::rope::Angles;
@@ -140,14 +139,19 @@ impl Mixer for Kda {
         let rates = &rates[tokens.start * inner..tokens.end * inner];
         let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], head_dim);
         memories.heads(compute.pool, (head_dim * head_dim, 1), by_head, outputs, |head, memory, out| {
-            let mut change = [0.0; MOST_HEAD_DIM];
-            let change = &mut change[..head_dim];
+            let Matrix { mut before, now } = memory;
+            let mut keep = [0.0; MOST_HEAD_DIM];
+            let keep = &mut keep[..head_dim];
             for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let row = &convolved[t * wide + head * head_dim..];
-                let qkv = (&row[..head_dim], &row[inner..][..head_dim], &row[2 * inner..][..head_dim]);
+                let (q, k, v) = (&row[..head_dim], &row[inner..][..head_dim], &row[2 * inner..][..head_dim]);
                 let logits = &rates[t * inner + head * head_dim..][..head_dim];
-                let keep = |row: usize| self.keep(logits[row], head, row);
-                delta_rule(kernels, memory, qkv, keep, sigmoid(steps[t * heads + head]), change, out);
+                for (row, (keep, &logit)) in keep.iter_mut().zip(logits).enumerate() {
+                    *keep = self.keep(logit, head, row);
+                }
+                let matrix = Matrix { before: before.take(), now: &mut *now };
+                let strength = sigmoid(steps[t * heads + head]);
+                kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength }, out);
             }
         });
     }

@@ -1,7 +1,7 @@
 //! What recurrences over heads share: a short convolution with its activation, memories of heads that go from
-//! token to token, the delta rule, and the gated output. It must not know which recurrences there are.
+//! token to token, and the gated output. It must not know which recurrences there are.
 
-use moelten_quant::Kernels;
+use moelten_quant::{Kernels, Matrix};
 
 use super::history::{History, keep_last};
 use crate::layers::linear::{Compute, Linear};
@@ -100,15 +100,16 @@ pub fn begin(state: &mut LayerState, kept: usize) -> (&mut [f32], Memories<'_>) 
 
 impl Memories<'_> {
     /// Computes `each` for heads beside each other: with the number of a head, its memory, `size` numbers,
-    /// and its outputs, `[tokens, head_dim]`, where `head_dim` is `outputs.1`. `outputs.0` is then
-    /// `[tokens, heads, head_dim]`; `by_head` is scratch of that size. `grain` heads are one task.
+    /// which the first token moves, and its outputs, `[tokens, head_dim]`, where `head_dim` is `outputs.1`.
+    /// `outputs.0` is then `[tokens, heads, head_dim]`; `by_head` is scratch of that size. `grain` heads are
+    /// one task.
     pub fn heads(
         self,
         pool: &Pool,
         (size, grain): (usize, usize),
         by_head: &mut [f32],
         outputs: (&mut [f32], usize),
-        each: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+        each: impl Fn(usize, Matrix<'_>, &mut [f32]) + Sync,
     ) {
         let (mixed, head_dim) = outputs;
         let width = self.now.len() / size * head_dim;
@@ -117,11 +118,9 @@ impl Memories<'_> {
         let both = ((self.now, size), (&mut *by_head, count * head_dim));
         pool.chunks_of_two(both.0, both.1, grain, |range, memories, out| {
             let all = memories.chunks_exact_mut(size).zip(out.chunks_exact_mut(count * head_dim));
-            for (head, (memory, out)) in range.zip(all) {
-                if let Some(before) = self.before {
-                    memory.copy_from_slice(&before[head * size..][..size]);
-                }
-                each(head, memory, out);
+            for (head, (now, out)) in range.zip(all) {
+                let before = self.before.map(|before| &before[head * size..][..size]);
+                each(head, Matrix { before, now }, out);
             }
         });
         for (t, mixed) in mixed.chunks_exact_mut(width).enumerate() {
@@ -129,35 +128,6 @@ impl Memories<'_> {
                 to.copy_from_slice(&by_head[(head * count + t) * head_dim..][..head_dim]);
             }
         }
-    }
-}
-
-/// One token of a head by the delta rule (arXiv 2412.06464): `memory`, `[key_dim, value_dim]`, forgets, is
-/// corrected by what it holds under the key, and is read with the query into `out`, `[value_dim]`. `keep`
-/// returns what a row keeps; `change` is scratch of `[value_dim]`.
-#[allow(clippy::too_many_arguments, reason = "every argument is one of the operation's operands")]
-pub fn delta_rule(
-    kernels: &Kernels,
-    memory: &mut [f32],
-    (q, k, v): (&[f32], &[f32], &[f32]),
-    keep: impl Fn(usize) -> f32,
-    strength: f32,
-    change: &mut [f32],
-    out: &mut [f32],
-) {
-    let width = v.len();
-    change.fill(0.0);
-    for (row, (cells, &k)) in memory.chunks_exact_mut(width).zip(k).enumerate() {
-        kernels.scale(keep(row), cells);
-        kernels.axpy(k, cells, change);
-    }
-    for (change, v) in change.iter_mut().zip(v) {
-        *change = strength * (v - *change);
-    }
-    out.fill(0.0);
-    for ((cells, &k), &q) in memory.chunks_exact_mut(width).zip(k).zip(q) {
-        kernels.axpy(k, change, cells);
-        kernels.axpy(q, cells, out);
     }
 }
 

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use moelten_loader::spec::SsmSpec;
-use moelten_quant::Kernels;
+use moelten_quant::{Kernels, Matrix, SpaceStep};
 
 use super::contract::Mixer;
 use super::recurrence::{ShortConv, begin, finish, silu, softplus};
@@ -43,16 +43,13 @@ impl Ssm {
     /// `[state]`.
     fn step(
         kernels: &Kernels,
-        memory: &mut [f32],
+        matrix: Matrix<'_>,
         (x, b, c): (&[f32], &[f32], &[f32]),
         (keep, step, skip): (f32, f32, f32),
         out: &mut [f32],
     ) {
-        for ((row, &x), out) in memory.chunks_exact_mut(b.len()).zip(x).zip(out) {
-            kernels.scale(keep, row);
-            kernels.axpy(step * x, b, row);
-            *out = kernels.dot(row, c) + skip * x;
-        }
+        kernels.space_step(SpaceStep { matrix, keep, x, step, b, c }, out);
+        out.iter_mut().zip(x).for_each(|(out, x)| *out += skip * x);
     }
 
     /// What a head keeps of its memory, and how much it takes up, for the logit of a step.
@@ -108,13 +105,15 @@ impl Mixer for Ssm {
         let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], head_dim);
         memories.heads(compute.pool, (head_dim * width, 1), by_head, outputs, |head, memory, out| {
             let group = head / (heads / groups);
+            let Matrix { mut before, now } = memory;
             for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let row = &convolved[t * wide..][..wide];
                 let x = &row[head * head_dim..][..head_dim];
                 let b = &row[inner + group * width..][..width];
                 let c = &row[inner + (groups + group) * width..][..width];
                 let (keep, step) = self.rates(steps[t * heads + head], head);
-                Self::step(compute.kernels, memory, (x, b, c), (keep, step, self.skip[head]), out);
+                let matrix = Matrix { before: before.take(), now: &mut *now };
+                Self::step(compute.kernels, matrix, (x, b, c), (keep, step, self.skip[head]), out);
             }
         });
     }

@@ -12,6 +12,7 @@ macro_rules! float_table {
             use $crate::format::Format;
             use $crate::kernel::attend::{Attend, Running};
             use $crate::kernel::piece::PieceProduct;
+            use $crate::kernel::recurrence::{DeltaStep, SpaceStep};
             use $crate::matrix::QMatrix;
 
             $crate::kernel::wide::float_table::float_table! { @functions $lanes, $features;
@@ -29,6 +30,10 @@ macro_rules! float_table {
                     fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
                     fn silu_mul(gate: &[f32], up: &mut [f32]);
                     fn gelu_tanh_mul(gate: &[f32], up: &mut [f32]);
+                }
+                recurrence {
+                    fn delta_step(step: DeltaStep<'_>, out: &mut [f32]);
+                    fn space_step(step: SpaceStep<'_>, out: &mut [f32]);
                 }
                 attend {
                     fn attend(task: &Attend<'_>, out: &mut [f32], state: &mut [Running]);
@@ -50,6 +55,8 @@ macro_rules! float_table {
                 attend_merge,
                 silu_mul,
                 gelu_tanh_mul,
+                delta_step,
+                space_step,
             }
         };
     };
