@@ -26,6 +26,9 @@ const SPELLINGS: &[(&str, &[&str])] = &[
     ("switch_transformers", &["mlp.wi.weight", "mlp.wo.weight", "expert_{E}.wi.weight"]),
     ("t5", &["DenseReluDense.wi.weight"]),
     ("mixtral", &["block_sparse_moe.gate.", "block_sparse_moe.experts."]),
+    ("phimoe", &["block_sparse_moe.gate.", "block_sparse_moe.experts."]),
+    ("exaone_moe", &["mlp.shared_experts."]),
+    ("gpt_oss", &["mlp.router.weight"]),
 ];
 
 /// A tensor to write.
