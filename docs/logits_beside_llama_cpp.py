@@ -5,10 +5,15 @@
     peers/bin/python docs/logits_beside_llama_cpp.py MOELTEN FOLDER ...
 
 Of each FOLDER only `config.json` is used: `moelten make-example` makes a model of it, `moelten quantize --type
-f32` its file. Both programs compute 96 random tokens from an empty context, with keys and values in f32. The
+f32` its file. Both programs compute 96 random tokens in an empty context of 512, with keys and values in f32. The
 differences are the largest of a position, over the standard deviation of its logits.
+
+llama.cpp rounds keys and values to f16 in its flash attention, whatever type the cache has. It is off here;
+`--flash` leaves it on. `--assume FIELD=VALUE` tests a cause: moelten computes the folder instead of the file,
+with another field in its configuration, and llama.cpp the file as it was.
 """
 
+import argparse
 import json
 import random
 import subprocess
@@ -19,10 +24,10 @@ from pathlib import Path
 import numpy as np
 from beside_llama_cpp import THREADS, library
 
-COUNT = 96
+COUNT, CONTEXT = 96, 512
 
 
-def theirs(api, path):
+def theirs(api, path, flash):
     """The tokens, and llama.cpp's logits, `[tokens, vocab]`."""
     model = api.llama_model_load_from_file(str(path).encode(), api.llama_model_default_params())
     if not model:
@@ -34,6 +39,9 @@ def theirs(api, path):
     # The types of keys and values follow one another; 1 is f16, 0 is f32.
     at = next(at for at in range(12, 40) if list(params.words[at : at + 2]) == [1, 1])
     params.words[at] = params.words[at + 1] = 0
+    # Kinds of rope, pooling, attention, flash attention: -1 leaves the choice to llama.cpp, 0 is off.
+    assert params.words[0] == CONTEXT and list(params.words[10:14]) == [-1] * 4, list(params.words[:20])
+    params.words[13] = -1 if flash else 0
     context = api.llama_init_from_model(model, params)
     api.llama_set_n_threads(context, THREADS, THREADS)
     batch = api.llama_batch_init(COUNT, 0, 1)
@@ -51,42 +59,78 @@ def theirs(api, path):
 def ours(program, path, ids, shape):
     """The same of moelten."""
     out = path.with_suffix(".safetensors")
-    tokens = ",".join(map(str, ids))
-    subprocess.run([program, "logits", path, "--ids", tokens, "--out", out, "--kv", "f32", "-q"], check=True)
+    command = [program, "logits", path, "--ids", ",".join(map(str, ids)), "--out", out, "--kv", "f32",
+               "--ctx", str(CONTEXT), "-q"]
+    subprocess.run(command, check=True)
     raw = out.read_bytes()
     begin = 8 + int.from_bytes(raw[:8], "little")
     first, last = json.loads(raw[8:begin])["logits"]["data_offsets"]
     return np.frombuffer(raw[begin + first : begin + last], dtype=np.float32).reshape(shape)
 
 
-def compare(api, program, folder):
+def made(program, folder, scratch):
+    """A model with random weights and its file; or what is wrong."""
+    example, path = Path(scratch) / "example", Path(scratch) / "model.gguf"
+    for command in (["make-example", Path(folder) / "config.json", "--out", example, "-q"],
+                    ["quantize", example, path, "--type", "f32", "-q"]):
+        done = subprocess.run([program, *command], capture_output=True, text=True)
+        if done.returncode:
+            return None, f"no example: {done.stderr.strip()[:90]}"
+    return example, path
+
+
+def assume(example, changes):
+    """Sets fields of a configuration, as `rope_parameters.truncate=true`."""
+    path = example / "config.json"
+    config = json.loads(path.read_text())
+    for change in changes:
+        field, value = change.split("=", 1)
+        *outer, last = field.split(".")
+        inner = config
+        for name in outer:
+            inner = inner[name]
+        inner[last] = json.loads(value)
+    path.write_text(json.dumps(config))
+
+
+def apart(some, others):
+    """The largest difference of each position."""
+    return np.abs(some - others).max(axis=1) / some.std(axis=1)
+
+
+def compare(api, program, folder, flash, changes):
     """A row of the table."""
     with tempfile.TemporaryDirectory() as scratch:
-        example, path = Path(scratch) / "example", Path(scratch) / "model.gguf"
-        for command in (["make-example", Path(folder) / "config.json", "--out", example, "-q"],
-                        ["quantize", example, path, "--type", "f32", "-q"]):
-            done = subprocess.run([program, *command], capture_output=True, text=True)
-            if done.returncode:
-                return f"no example: {done.stderr.strip()[:90]}"
-        ids, logits = theirs(api, path)
+        example, path = made(program, folder, scratch)
+        if example is None:
+            return path
+        ids, logits = theirs(api, path, flash)
         if ids is None:
             return "llama.cpp does not open it"
-        mine = ours(program, path, ids, logits.shape)
-        apart = np.abs(logits - mine).max(axis=1) / logits.std(axis=1)
+        assume(example, changes)
+        mine = ours(program, example if changes else path, ids, logits.shape)
+        found = apart(logits, mine)
         same = np.mean(logits.argmax(axis=1) == mine.argmax(axis=1))
-        return f"{np.median(apart):.5f} | {apart.max():.5f} | {100 * same:.0f} %"
+        return f"{np.median(found):.5f} | {found.max():.5f} | {100 * same:.0f} %"
 
 
 def main():
-    if len(sys.argv) == 3:
-        program, folder = sys.argv[1:]
-        print(f"| {Path(folder).name} | {compare(library(), program, folder)} |")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--flash", action="store_true")
+    parser.add_argument("--assume", action="append", default=[])
+    given = parser.parse_args()
+    if len(given.folders) == 1:
+        row = compare(library(), given.program, given.folders[0], given.flash, given.assume)
+        print(f"| {Path(given.folders[0]).name} | {row} |")
         return
-    program, *folders = sys.argv[1:]
     print("| configuration | median | largest | same most likely token |\n|---|---:|---:|---:|", flush=True)
-    for folder in folders:
+    options = ["--flash"] * given.flash + [f"--assume={change}" for change in given.assume]
+    for folder in given.folders:
         # llama.cpp ends the process where an assertion fails.
-        done = subprocess.run([sys.executable, __file__, program, folder], capture_output=True, text=True)
+        command = [sys.executable, __file__, given.program, folder, *options]
+        done = subprocess.run(command, capture_output=True, text=True)
         rows = [line for line in done.stdout.splitlines() if line.startswith("|")]
         print(rows[-1] if rows else f"| {Path(folder).name} | llama.cpp failed |", flush=True)
 
