@@ -169,7 +169,9 @@ impl Plan {
         };
         // What is left for this process is the free memory less its reserve.
         let reserve = RESERVE.min(auto.saturating_sub(owned) / (SMALL_PART - 1));
-        let planner = Planner { spec, tensors, options, limit, base: owned + SLACK, reserve };
+        // Weights are counted as weights.
+        let base = owned.saturating_sub(tensors.owned_bytes()) + SLACK;
+        let planner = Planner { spec, tensors, options, limit, base, reserve };
         let context = planner.context();
         let whole = planner.plan(context, Experts::InPlace);
         let fits = whole.needs() <= limit && options.ram != Ram::Min;

@@ -113,6 +113,11 @@ impl FileBytes {
         Self { path: path.to_owned(), data: Data::Made(Arc::new(Made { recipe, sources })) }
     }
 
+    /// Whether they are in memory of the process.
+    pub fn is_owned(&self) -> bool {
+        matches!(self.data, Data::Own(_))
+    }
+
     /// Whether they are in a file, or made from files, and can be read again.
     pub fn is_file(&self) -> bool {
         match &self.data {

@@ -211,6 +211,11 @@ impl TensorStore {
         matrices.all(|matrix| self.file(matrix.file).is_file())
     }
 
+    /// Bytes of weights that the process owns by now: generated or copied ones.
+    pub fn owned_bytes(&self) -> u64 {
+        self.files.iter().filter(|file| file.is_owned()).map(FileBytes::size).sum()
+    }
+
     /// Bytes of dense weights that are arranged when they are read, and have to be copied to memory.
     pub fn arranged_dense_bytes(&self) -> u64 {
         self.dense.values().filter(|matrix| self.is_arranged(matrix)).map(|matrix| matrix.bytes).sum()

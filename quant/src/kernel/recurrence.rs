@@ -1,5 +1,6 @@
-//! One token of a recurrence with a matrix for each head: what is computed, on which numbers. A step reads the
-//! matrix as it was and writes it as it is, in one go. It must not know how many heads or tokens there are.
+//! One token of a recurrence with a matrix for each head: what is computed, on which numbers. A step reads
+//! the matrix as it was and writes it as it is, in one go. It must not know how many heads or tokens there
+//! are.
 
 /// A head's matrix before and after a token.
 pub struct Matrix<'a> {
@@ -19,7 +20,7 @@ impl Matrix<'_> {
 /// A step by the delta rule (arXiv 2412.06464): the matrix, `[key_dim, value_dim]`, forgets, is corrected by
 /// what it holds under the key, and is read with the query.
 pub struct DeltaStep<'a> {
-    /// The matrix.
+    /// `[key_dim, value_dim]`.
     pub matrix: Matrix<'a>,
     /// What each row keeps of itself, `[key_dim]`.
     pub keep: &'a [f32],
@@ -33,10 +34,10 @@ pub struct DeltaStep<'a> {
     pub strength: f32,
 }
 
-/// A step of a state space with one rate (arXiv 2405.21060): every row of the matrix, `[rows, state]`, forgets,
-/// takes up its part of the input, and is read.
+/// A step of a state space with one rate (arXiv 2405.21060): every row of the matrix, `[rows, state]`,
+/// forgets, takes up its part of the input, and is read.
 pub struct SpaceStep<'a> {
-    /// The matrix.
+    /// `[rows, state]`.
     pub matrix: Matrix<'a>,
     /// What the matrix keeps of itself.
     pub keep: f32,

@@ -1,5 +1,6 @@
 //! Kernels that are written once for all tiers with vectors. `lanes` and `rows` say what a tier must offer
-//! for floats and for codes; `product`, `vector`, `attend`, `recurrence`, `blocks` and `product8` are written over it.
+//! for floats and for codes; `product`, `vector`, `attend`, `recurrence`, `blocks` and `product8` are written
+//! over it.
 //! They must not know instructions.
 //!
 //! Generic functions are `#[inline(always)]` and carry no instructions of their own: they become machine

@@ -1,5 +1,5 @@
-//! Steps of recurrences: the bits of the plain vector kernels of the same tier one after the other, in place and
-//! from one place to another, for widths around every vector width.
+//! Steps of recurrences: the bits of the plain vector kernels of the same tier one after the other, in place
+//! and from one place to another, for widths around every vector width.
 
 use moelten_quant::{DeltaStep, Kernels, Matrix, SpaceStep};
 

@@ -1,9 +1,10 @@
 //! Progress of long work: a bar with rate and time left on a terminal, a plain line every few seconds
 //! elsewhere. It must not know what the work is.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 pub use moelten_tui::figures::bytes;
 use moelten_tui::terminal::{Notes, Tone};
 
@@ -38,10 +39,14 @@ impl Progress {
         let bar = (notes.styled && !notes.quiet).then(|| {
             let amount = match unit {
                 Unit::Bytes => "{binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}",
-                Unit::Tokens => "{human_pos}/{human_len} tokens {per_sec}",
+                Unit::Tokens => "{human_pos}/{human_len} tokens {rate}",
             };
             let template = format!("{{prefix}} {{wide_bar}} {amount} {{eta}} left");
             let style = ProgressStyle::with_template(&template).expect("the template above is sound");
+            let style = style.with_key("rate", |state: &ProgressState, to: &mut dyn fmt::Write| {
+                // A place that cannot be written to shows no rate.
+                let _ = write!(to, "{:.1} tokens/s", state.per_sec());
+            });
             ProgressBar::new(total).with_prefix(label).with_style(style)
         });
         let now = Instant::now();

@@ -82,7 +82,8 @@ fn bench_counts_what_a_token_touches() {
     let expected = (4.0 * 2048.0 * 2048.0 + 8.0 * 3.0 * 2048.0 * 1024.0) * q4_0
         + 50304.0 * 2048.0 * q6_k
         + (64.0 + 5.0) * 2048.0 * 4.0;
-    let mut arguments = vec!["bench", "--shape", "olmoe", "--layers", "1", "--depth", "3"];
+    // Generated weights are in memory when the plan is made; it counts them once.
+    let mut arguments = vec!["bench", "--shape", "olmoe", "--layers", "1", "--depth", "3", "--ram", "480M"];
     arguments.extend(TINY);
     let object = json(&arguments);
     assert_eq!(object["decode"]["bytes_per_token"], expected);
@@ -93,7 +94,8 @@ fn bench_counts_what_a_token_touches() {
     assert_eq!(object["generated"], "q4_0");
     // The weights are owned memory.
     if cfg!(target_os = "linux") {
-        assert!(positive(&object, "/memory/peak_owned_bytes") > 300e6, "{object}");
+        let owned = positive(&object, "/memory/peak_owned_bytes");
+        assert!(owned > 300e6 && owned < 480.0 * 1048576.0, "{object}");
     }
 }
 

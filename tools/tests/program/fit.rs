@@ -171,7 +171,8 @@ fn what_a_run_measured_is_what_the_next_forecast_says() {
         hits(&before, "low") < hits(&before, "likely") && hits(&before, "likely") < hits(&before, "high")
     );
     let text = ["-p", "Once upon a time", "--max-tokens", "100", "--temp", "0", "--no-template"];
-    // The first run on a machine chooses its loops, which leaves room for fewer experts. One token is no record.
+    // The first run on a machine chooses its loops, which leaves room for fewer experts. One token is no
+    // record.
     with_cache("run", &[&options[..], &["-p", "Once", "--max-tokens", "1"]].concat());
     assert_eq!(with_cache("fit", &options)["measured_before"], false);
     let answer = with_cache("run", &[&options[..], &text].concat());

@@ -1,5 +1,5 @@
-//! Steps of recurrences over any [`Lanes`]: what is read of a matrix stays in registers, and every number of it
-//! is written once. It must not know how steps are shared over threads.
+//! Steps of recurrences over any [`Lanes`]: what is read of a matrix stays in registers, and every number of
+//! it is written once. It must not know how steps are shared over threads.
 //!
 //! Every number goes through the same operations in the same order wherever it stands.
 
