@@ -96,6 +96,9 @@ impl BenchArgs {
     }
 }
 
+/// Bytes that measuring takes besides its buffer.
+const MEASURING: u64 = 4 << 20;
+
 /// Runs the command.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let peak = Peak::begin(exit::on_bug);
@@ -119,8 +122,9 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     let heading = heading(&subject.name, subject.generated.as_deref(), &model, work);
     let begun = begin_output(&args, &heading, subject.approximated.as_deref())?;
     let polling = Polling::begin();
-    // The buffer has to fit into the budget beside what the process owns.
-    let room = plan.budget.saturating_sub(memory::owned_bytes().unwrap_or(0));
+    // The buffer has to fit into the budget beside what the process owns and will own.
+    let taken = memory::owned_bytes().unwrap_or(0) + plan.kv + plan.scratch + MEASURING;
+    let room = plan.budget.saturating_sub(taken);
     let gauge = Gauge {
         pool: runtime.pool(),
         kernels,
