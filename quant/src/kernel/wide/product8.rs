@@ -161,7 +161,7 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
             for (t, out) in minus_sums.iter_mut().enumerate() {
                 *out = sum.add(t).read();
             }
-            return add_dots::<R, B, T>(dots, scales, i, sides.scales, minus_sums, acc);
+            return add_dots::<R, B, T, MANY>(dots, scales, i, sides.scales, minus_sums, acc);
         }
         let (mut lows, mut highs) = ([0; T], [0; T]);
         for t in 0..T {
@@ -170,9 +170,9 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
         }
         let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
         let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
-        let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
+        let acc = add_dots::<R, B, T, MANY>(dots, scales, 2 * i, sides.scales, lows, acc);
         let dots = dot::<R, B, 4, T, MANY>(&[c4, c5, c6, c7], a.add(4), sides.minus_zeros[1]);
-        add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
+        add_dots::<R, B, T, MANY>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
     }
 }
 
@@ -202,7 +202,7 @@ unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bo
 /// # Safety
 /// As [`Rows`], with `T` scales of tokens.
 #[inline(always)]
-unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
+unsafe fn add_dots<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
     dots: [R::I; T],
     scales: &B::Scales<R>,
     i: usize,
@@ -215,7 +215,11 @@ unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
         unsafe {
             let mut v = R::mul(R::float(dots[t]), scales.scale(i));
             if B::SHAPE.minima {
-                v = R::fma(R::float(R::splat(minus_sums[t])), scales.min(i), v);
+                // The same number. Of one token it is converted before it is in all lanes.
+                let minus_sum = minus_sums[t];
+                let minus_sum =
+                    if MANY { R::float(R::splat(minus_sum)) } else { R::splat_f(minus_sum as f32) };
+                v = R::fma(minus_sum, scales.min(i), v);
             }
             acc[t] = R::fma(v, R::splat_f(token_scales.add(t).read()), acc[t]);
         }
