@@ -31,5 +31,5 @@ pub use attend::{Attend, DistanceBias, KEY_GROUP, KvHead, MAX_HEAD_DIM, Running,
 pub use fill::activations;
 pub use outputs::GROUP_ROWS;
 pub use picks::Picks;
-pub use recurrence::{DeltaStep, Matrix, SpaceStep};
+pub use recurrence::{DeltaStep, HeadMatrix, SpaceStep};
 pub use table::Kernels;

@@ -40,7 +40,7 @@ pub use format::Format;
 pub use isa::{Isa, IsaError};
 pub use kernel::lines::Line;
 pub use kernel::{
-    Attend, DeltaStep, DistanceBias, GROUP_ROWS, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Matrix, Picks,
+    Attend, DeltaStep, DistanceBias, GROUP_ROWS, HeadMatrix, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Picks,
     Running, SPAN, SpaceStep, activations,
 };
 pub use matrix::{QMatrix, ShapeError};

@@ -3,14 +3,23 @@
 //! are.
 
 /// A head's matrix before and after a token.
-pub struct Matrix<'a> {
+pub struct HeadMatrix<'a> {
     /// Before it, `[rows, columns]`; `None` if that is in `now`.
     pub before: Option<&'a [f32]>,
     /// After it.
     pub now: &'a mut [f32],
 }
 
-impl Matrix<'_> {
+impl<'a> HeadMatrix<'a> {
+    /// The matrix where it goes, copied there if it is not there yet, for what changes it in place.
+    pub fn moved(self) -> &'a mut [f32] {
+        let Self { before, now } = self;
+        if let Some(before) = before {
+            now.copy_from_slice(before);
+        }
+        now
+    }
+
     pub(super) fn check(&self, rows: usize, columns: usize) {
         assert_eq!(self.now.len(), rows * columns, "the matrix is not [rows, columns]");
         assert!(self.before.is_none_or(|before| before.len() == self.now.len()), "the matrix before");
@@ -21,7 +30,7 @@ impl Matrix<'_> {
 /// what it holds under the key, and is read with the query.
 pub struct DeltaStep<'a> {
     /// `[key_dim, value_dim]`.
-    pub matrix: Matrix<'a>,
+    pub matrix: HeadMatrix<'a>,
     /// What each row keeps of itself, `[key_dim]`.
     pub keep: &'a [f32],
     /// Query, `[key_dim]`.
@@ -38,7 +47,7 @@ pub struct DeltaStep<'a> {
 /// forgets, takes up its part of the input, and is read.
 pub struct SpaceStep<'a> {
     /// `[rows, state]`.
-    pub matrix: Matrix<'a>,
+    pub matrix: HeadMatrix<'a>,
     /// What the matrix keeps of itself.
     pub keep: f32,
     /// Input of the rows, `[rows]`.

@@ -6,8 +6,8 @@
 use crate::common::{Packed, Rng, Weights, tiers};
 use half::f16;
 use moelten_quant::{
-    ActivationKind, Activations, Attend, BLOCK, Columns, DeltaStep, Format, Isa, KEY_GROUP, Kernels, KvHead,
-    Line, Matrix, QMatrix, Record, Running, SpaceStep,
+    ActivationKind, Activations, Attend, BLOCK, Columns, DeltaStep, Format, HeadMatrix, Isa, KEY_GROUP,
+    Kernels, KvHead, Line, QMatrix, Record, Running, SpaceStep,
 };
 
 fn scalar() -> &'static Kernels {
@@ -157,10 +157,10 @@ fn steps_of_recurrences_stay_within_their_slices() {
             let [mut from, mut to] = [guarded(3 * width), guarded(3 * width)];
             let [mut keep, mut q, mut k, mut read] = std::array::from_fn(|_| guarded(3));
             let [mut v, mut c, mut out] = std::array::from_fn(|_| guarded(width));
-            let matrix = Matrix { before: Some(from.get()), now: to.get() };
+            let matrix = HeadMatrix { before: Some(from.get()), now: to.get() };
             let (keep, q, k, v) = (&*keep.get(), &*q.get(), &*k.get(), &*v.get());
             kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength: 0.5 }, out.get());
-            let matrix = Matrix { before: Some(from.get()), now: to.get() };
+            let matrix = HeadMatrix { before: Some(from.get()), now: to.get() };
             let space = SpaceStep { matrix, keep: 0.5, x: q, step: 0.5, b: v, c: c.get() };
             kernels.space_step(space, read.get());
         }

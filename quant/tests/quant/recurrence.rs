@@ -1,7 +1,7 @@
 //! Steps of recurrences: the bits of the plain vector kernels of the same tier one after the other, in place
 //! and from one place to another, for widths around every vector width.
 
-use moelten_quant::{DeltaStep, Kernels, Matrix, SpaceStep};
+use moelten_quant::{DeltaStep, HeadMatrix, Kernels, SpaceStep};
 
 use crate::common::{Rng, bits, tiers};
 
@@ -24,11 +24,11 @@ const SHAPES: [(usize, usize); 12] = [
 type Stepped = (Vec<f32>, Vec<f32>);
 
 /// Both ways to keep a matrix: `step` gets the matrix before and after, and what to read into.
-fn both(before: &[f32], width: usize, what: &str, step: impl Fn(Matrix<'_>, &mut [f32])) -> Stepped {
+fn both(before: &[f32], width: usize, what: &str, step: impl Fn(HeadMatrix<'_>, &mut [f32])) -> Stepped {
     let (mut now, mut out) = (before.to_vec(), vec![9.0; width]);
-    step(Matrix { before: None, now: &mut now }, &mut out);
+    step(HeadMatrix { before: None, now: &mut now }, &mut out);
     let (mut moved, mut read) = (vec![5.0; before.len()], vec![7.0; width]);
-    step(Matrix { before: Some(before), now: &mut moved }, &mut read);
+    step(HeadMatrix { before: Some(before), now: &mut moved }, &mut read);
     assert!(bits(&now) == bits(&moved) && bits(&out) == bits(&read), "{what}: another place");
     (now, out)
 }

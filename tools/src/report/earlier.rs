@@ -123,7 +123,7 @@ impl Pace {
 
     /// What is kept of it.
     fn record(&self, key: &ModelKey, machine: &Machine, share: f64) -> Record {
-        let each = |time: f64| time / self.tokens as f64;
+        let each = |of_all: f64| of_all / self.tokens as f64;
         let (seconds, stall) = (each(self.seconds), each(self.stall.min(self.seconds)));
         let computing = seconds - stall;
         let reading = each(self.reading);

@@ -33,7 +33,7 @@ pub struct Span {
 /// Share of the speed of RAM that decode reaches when all weights are in memory: 0.71 to 0.99 were measured
 /// (`docs/performance.md`).
 const IN_PLACE: f64 = 0.75;
-/// The same beside disk reads, whose bytes and threads take a part.
+/// The same beside disk reads.
 const KERNELS: f64 = 0.6;
 /// Compute and disk reads mostly overlap: the longer of the two, plus this share of the shorter one. Fitted
 /// together with [`KERNELS`] to seven measurements, within 11 % (`docs/memory.md`).

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use moelten_loader::spec::{DeltaLayout, DeltaOrder, DeltaSpec};
-use moelten_quant::{DeltaStep, Matrix};
+use moelten_quant::{DeltaStep, HeadMatrix};
 
 use super::contract::Mixer;
 use super::recurrence::{
@@ -146,7 +146,7 @@ impl Mixer for Delta {
         let steps = &steps[tokens.start * logits..tokens.end * logits];
         let outputs = (&mut mixed[tokens.start * values..tokens.end * values], value_dim);
         memories.heads(compute.pool, (key_dim * value_dim, 1), by_head, outputs, |head, memory, out| {
-            let Matrix { mut before, now } = memory;
+            let HeadMatrix { mut before, now } = memory;
             let mut keep = [0.0; MOST_HEAD_DIM];
             let keep = &mut keep[..key_dim];
             let key_head = match spec.order {
@@ -160,7 +160,7 @@ impl Mixer for Delta {
                 let v = &row[2 * key_heads * key_dim + head * value_dim..][..value_dim];
                 let (decay, strength) = self.rates(&steps[t * logits..][..logits], head);
                 keep.fill(decay);
-                let matrix = Matrix { before: before.take(), now: &mut *now };
+                let matrix = HeadMatrix { before: before.take(), now: &mut *now };
                 kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength }, out);
             }
         });

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use moelten_loader::spec::KdaSpec;
-use moelten_quant::{DeltaStep, Matrix};
+use moelten_quant::{DeltaStep, HeadMatrix};
 
 use super::contract::Mixer;
 use super::recurrence::{MOST_HEAD_DIM, ShortConv, begin, finish, norm_queries_and_keys, sigmoid, softplus};
@@ -139,7 +139,7 @@ impl Mixer for Kda {
         let rates = &rates[tokens.start * inner..tokens.end * inner];
         let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], head_dim);
         memories.heads(compute.pool, (head_dim * head_dim, 1), by_head, outputs, |head, memory, out| {
-            let Matrix { mut before, now } = memory;
+            let HeadMatrix { mut before, now } = memory;
             let mut keep = [0.0; MOST_HEAD_DIM];
             let keep = &mut keep[..head_dim];
             for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
@@ -149,7 +149,7 @@ impl Mixer for Kda {
                 for (row, (keep, &logit)) in keep.iter_mut().zip(logits).enumerate() {
                     *keep = self.keep(logit, head, row);
                 }
-                let matrix = Matrix { before: before.take(), now: &mut *now };
+                let matrix = HeadMatrix { before: before.take(), now: &mut *now };
                 let strength = sigmoid(steps[t * heads + head]);
                 kernels.delta_step(DeltaStep { matrix, keep, q, k, v, strength }, out);
             }

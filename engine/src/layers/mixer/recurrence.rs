@@ -1,7 +1,7 @@
 //! What recurrences over heads share: a short convolution with its activation, memories of heads that go from
 //! token to token, and the gated output. It must not know which recurrences there are.
 
-use moelten_quant::{Kernels, Matrix};
+use moelten_quant::{HeadMatrix, Kernels};
 
 use super::history::{History, keep_last};
 use crate::layers::linear::{Compute, Linear};
@@ -109,7 +109,7 @@ impl Memories<'_> {
         (size, grain): (usize, usize),
         by_head: &mut [f32],
         outputs: (&mut [f32], usize),
-        each: impl Fn(usize, Matrix<'_>, &mut [f32]) + Sync,
+        each: impl Fn(usize, HeadMatrix<'_>, &mut [f32]) + Sync,
     ) {
         let (mixed, head_dim) = outputs;
         let width = self.now.len() / size * head_dim;
@@ -120,7 +120,7 @@ impl Memories<'_> {
             let all = memories.chunks_exact_mut(size).zip(out.chunks_exact_mut(count * head_dim));
             for (head, (now, out)) in range.zip(all) {
                 let before = self.before.map(|before| &before[head * size..][..size]);
-                each(head, Matrix { before, now }, out);
+                each(head, HeadMatrix { before, now }, out);
             }
         });
         for (t, mixed) in mixed.chunks_exact_mut(width).enumerate() {

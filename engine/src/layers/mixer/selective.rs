@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use moelten_loader::spec::SelectiveSpec;
-use moelten_quant::Matrix;
 
 use super::contract::Mixer;
 use super::recurrence::{ShortConv, begin, finish, silu, softplus};
@@ -133,11 +132,7 @@ impl Mixer for Selective {
         let inputs = Inputs { x: convolved, steps: logits, projected };
         let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], 1);
         memories.heads(compute.pool, (width, CHANNELS), by_head, outputs, |channel, memory, out| {
-            let Matrix { before, now } = memory;
-            if let Some(before) = before {
-                now.copy_from_slice(before);
-            }
-            self.channel(channel, inputs, now, out);
+            self.channel(channel, inputs, memory.moved(), out);
         });
     }
 

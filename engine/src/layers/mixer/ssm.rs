@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use moelten_loader::spec::SsmSpec;
-use moelten_quant::{Kernels, Matrix, SpaceStep};
+use moelten_quant::{HeadMatrix, Kernels, SpaceStep};
 
 use super::contract::Mixer;
 use super::recurrence::{ShortConv, begin, finish, silu, softplus};
@@ -43,7 +43,7 @@ impl Ssm {
     /// `[state]`.
     fn step(
         kernels: &Kernels,
-        matrix: Matrix<'_>,
+        matrix: HeadMatrix<'_>,
         (x, b, c): (&[f32], &[f32], &[f32]),
         (keep, step, skip): (f32, f32, f32),
         out: &mut [f32],
@@ -105,14 +105,14 @@ impl Mixer for Ssm {
         let outputs = (&mut mixed[tokens.start * inner..tokens.end * inner], head_dim);
         memories.heads(compute.pool, (head_dim * width, 1), by_head, outputs, |head, memory, out| {
             let group = head / (heads / groups);
-            let Matrix { mut before, now } = memory;
+            let HeadMatrix { mut before, now } = memory;
             for (t, out) in out.chunks_exact_mut(head_dim).enumerate() {
                 let row = &convolved[t * wide..][..wide];
                 let x = &row[head * head_dim..][..head_dim];
                 let b = &row[inner + group * width..][..width];
                 let c = &row[inner + (groups + group) * width..][..width];
                 let (keep, step) = self.rates(steps[t * heads + head], head);
-                let matrix = Matrix { before: before.take(), now: &mut *now };
+                let matrix = HeadMatrix { before: before.take(), now: &mut *now };
                 Self::step(compute.kernels, matrix, (x, b, c), (keep, step, self.skip[head]), out);
             }
         });

@@ -1,23 +1,14 @@
 //! Steps of recurrences in plain Rust. It must not know how they are shared over threads.
 
 use super::floats::{axpy, dot, scale};
-use crate::kernel::recurrence::{DeltaStep, Matrix, SpaceStep};
+use crate::kernel::recurrence::{DeltaStep, SpaceStep};
 
 /// Numbers of a value whose corrections are computed together, on the stack.
 const WIDE: usize = 64;
 
-/// The matrix, in its new place.
-fn moved(matrix: Matrix<'_>) -> &mut [f32] {
-    let Matrix { before, now } = matrix;
-    if let Some(before) = before {
-        now.copy_from_slice(before);
-    }
-    now
-}
-
 pub(super) fn delta_step(step: DeltaStep<'_>, out: &mut [f32]) {
     let DeltaStep { matrix, keep, q, k, v, strength } = step;
-    let (rows, width) = (moved(matrix), v.len());
+    let (rows, width) = (matrix.moved(), v.len());
     for (row, &keep) in rows.chunks_exact_mut(width).zip(keep) {
         scale(keep, row);
     }
@@ -41,7 +32,7 @@ pub(super) fn delta_step(step: DeltaStep<'_>, out: &mut [f32]) {
 
 pub(super) fn space_step(step: SpaceStep<'_>, out: &mut [f32]) {
     let SpaceStep { matrix, keep, x, step, b, c } = step;
-    for ((row, &x), out) in moved(matrix).chunks_exact_mut(b.len()).zip(x).zip(out) {
+    for ((row, &x), out) in matrix.moved().chunks_exact_mut(b.len()).zip(x).zip(out) {
         scale(keep, row);
         axpy(step * x, b, row);
         *out = dot(row, c);

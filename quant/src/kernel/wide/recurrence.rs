@@ -4,10 +4,10 @@
 //! Every number goes through the same operations in the same order wherever it stands.
 
 use super::lanes::Lanes;
-use crate::kernel::recurrence::{DeltaStep, Matrix, SpaceStep};
+use crate::kernel::recurrence::{DeltaStep, HeadMatrix, SpaceStep};
 
 /// Where the numbers of a matrix are read and written. Each is read before it is written.
-fn places(matrix: Matrix<'_>) -> (*const f32, *mut f32) {
+fn places(matrix: HeadMatrix<'_>) -> (*const f32, *mut f32) {
     let now = matrix.now.as_mut_ptr();
     (matrix.before.map_or(now.cast_const(), <[f32]>::as_ptr), now)
 }
@@ -20,7 +20,7 @@ fn places(matrix: Matrix<'_>) -> (*const f32, *mut f32) {
 pub(in crate::kernel) unsafe fn delta_step<L: Lanes>(step: DeltaStep<'_>, out: &mut [f32]) {
     let DeltaStep { matrix, keep, q, k, v, strength } = step;
     let (before, now) = places(matrix);
-    let rows = Rows { before, now, keep, q, k, v, strength, out: out.as_mut_ptr() };
+    let rows = DeltaRows { before, now, keep, q, k, v, strength, out: out.as_mut_ptr() };
     let mut at = 0;
     while at < v.len() {
         let live = v.len() - at;
@@ -38,7 +38,7 @@ pub(in crate::kernel) unsafe fn delta_step<L: Lanes>(step: DeltaStep<'_>, out: &
 }
 
 /// The parts of a [`DeltaStep`].
-struct Rows<'a> {
+struct DeltaRows<'a> {
     before: *const f32,
     now: *mut f32,
     keep: &'a [f32],
@@ -49,7 +49,7 @@ struct Rows<'a> {
     out: *mut f32,
 }
 
-impl Rows<'_> {
+impl DeltaRows<'_> {
     /// Computes `C` vectors of columns from `at` on, each with its first `live` lanes, and returns how many
     /// columns these are.
     ///
