@@ -259,34 +259,38 @@ fn put(kind: ActivationKind, x: &[f32; BLOCK], tokens: usize, t: usize, out: &mu
                 *out = x.to_bits();
             }
         }
-        ActivationKind::Q8 => {
-            let (codes, scale) = quantise(x);
-            let low: i32 = codes[..16].iter().map(|&c| i32::from(c)).sum();
-            let high: i32 = codes[16..].iter().map(|&c| i32::from(c)).sum();
-            for (out, code) in out[t * 8..][..8].iter_mut().zip(codes.as_chunks::<4>().0) {
-                *out = u32::from_le_bytes(code.map(|c| c as u8));
-            }
-            let room = room(tokens);
-            out[room * 8 + t] = scale.to_bits();
-            out[room * 9 + t] = (-low - high) as u32;
-            out[room * 10 + t] = (-low) as u32;
-        }
+        ActivationKind::Q8 => put_codes(x, room(tokens), t, out),
     }
 }
 
-/// Codes and scale of a block.
+/// Writes codes, scale and sums of a block.
 #[inline(always)]
-fn quantise(x: &[f32; BLOCK]) -> ([i8; BLOCK], f32) {
+fn put_codes(x: &[f32; BLOCK], room: usize, t: usize, out: &mut [u32]) {
     // Magnitudes order as their bits do, with infinity and then NaN above all numbers.
     let top = x.iter().fold(0, |top, x| top.max(x.to_bits() & i32::MAX as u32));
     let largest = f32::from_bits(top);
-    if !largest.is_finite() {
-        return ([0; BLOCK], f32::NAN);
+    let counts = largest.is_finite() && largest >= TINY;
+    let (inverse, scale) = match largest.is_finite() {
+        true if counts => (127.0 / largest, largest / 127.0),
+        true => (0.0, 0.0),
+        false => (0.0, f32::NAN),
+    };
+    let mut words = [0; BLOCK];
+    if counts {
+        // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
+        const LARGE: f32 = 12_582_912.0;
+        for (word, x) in words.iter_mut().zip(x) {
+            *word = (x * inverse + LARGE).to_bits().wrapping_sub(LARGE.to_bits());
+        }
     }
-    if largest < TINY {
-        return ([0; BLOCK], 0.0);
+    // Sums of words: the compiler would add bytes one by one.
+    let sum = |words: &[u32]| words.iter().fold(0, |sum: u32, word| sum.wrapping_add(*word));
+    let (low, high) = (sum(&words[..16]), sum(&words[16..]));
+    let codes = words.map(|word| word as u8);
+    for (out, codes) in out[t * 8..][..8].iter_mut().zip(codes.as_chunks().0) {
+        *out = u32::from_le_bytes(*codes);
     }
-    let inverse = 127.0 / largest;
-    // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
-    (x.map(|x| (x * inverse + 12_582_912.0).to_bits() as i8), largest / 127.0)
+    out[room * 8 + t] = scale.to_bits();
+    out[room * 9 + t] = low.wrapping_add(high).wrapping_neg();
+    out[room * 10 + t] = low.wrapping_neg();
 }

@@ -14,6 +14,8 @@ use crate::runtime::pool::Pool;
 
 /// Tokens of one task that ungroups outputs.
 const TOKENS: usize = 16;
+/// Tokens that a task packs at a time.
+const PACKED: usize = 8;
 /// With fewer numbers than these, packing takes one task: a second thread would not pay.
 const SMALL: usize = 1 << 14;
 /// Fewest bytes of a range of rows that is multiplied with a single token, as far as there are as many: with
@@ -120,8 +122,12 @@ impl Compute<'_> {
         let (record, blocks) = (kind.record_lines(tokens), cols.div_ceil(BLOCK));
         let step = if x.len() < SMALL { blocks } else { blocks.div_ceil(4 * self.pool.threads()) };
         self.pool.chunks(&mut lines[..blocks * record], record, step, |blocks, lines| {
-            for (block, lines) in blocks.zip(lines.chunks_exact_mut(record)) {
-                self.kernels.fill(Columns::of(x, cols, block), 0, Record { kind, tokens, lines });
+            // A few tokens at a time, so that a task goes along a few rows. A block of all tokens is a piece of
+            // every row, each in another page.
+            for (first, x) in (0..).step_by(PACKED).zip(x.chunks(PACKED * cols)) {
+                for (block, lines) in blocks.clone().zip(lines.chunks_exact_mut(record)) {
+                    self.kernels.fill(Columns::of(x, cols, block), first, Record { kind, tokens, lines });
+                }
             }
         });
     }

@@ -17,11 +17,20 @@ pub(super) trait CodeDot {
     /// As [`crate::kernel::wide::rows::Rows::BATCH`].
     const BATCH: usize;
 
-    /// Adds the products of 16 codes of a row and of a token to four sums, in some order.
+    /// Whether sums can start at a number as well as at zero. Otherwise it is added at the end.
+    const STARTS: bool;
+
+    /// Adds the products of 16 codes of a row and of a token to the four sums `start`, in some order. Without
+    /// [`CodeDot::STARTS`] these are zero.
     ///
     /// # Safety
     /// The processor has the tier's instructions.
-    unsafe fn row<const N: usize>(w: [int32x4_t; N], top: i32, a: [int8x16_t; N]) -> int32x4_t;
+    unsafe fn row<const N: usize>(
+        start: int32x4_t,
+        w: [int32x4_t; N],
+        top: i32,
+        a: [int8x16_t; N],
+    ) -> int32x4_t;
 
     /// # Safety
     /// As [`crate::kernel::wide::rows::Rows::arrange`].
@@ -59,17 +68,24 @@ pub(super) trait CodeDot {
             let mut sums = [[vdupq_n_s32(0); 2]; T];
             for (t, sums) in sums.iter_mut().enumerate() {
                 let a = a.add(t * CODE_WORDS).cast::<i8>();
+                let none = vdupq_n_s32(0);
+                // One of the four sums of a row, which are added in the end.
+                let start = if zero > 0 && Self::STARTS {
+                    vsetq_lane_s32::<0>(minus_zeros.add(t).read(), none)
+                } else {
+                    none
+                };
                 for (i, sum) in sums.iter_mut().enumerate() {
-                    let mut rows = [vdupq_n_s32(0); 4];
+                    let mut rows = [none; 4];
                     for (r, row) in rows.iter_mut().enumerate() {
                         *row = if N == 8 {
-                            Self::row([w[r][i], w[r + 4][i]], top, [vld1q_s8(a), vld1q_s8(a.add(16))])
+                            Self::row(start, [w[r][i], w[r + 4][i]], top, [vld1q_s8(a), vld1q_s8(a.add(16))])
                         } else {
-                            Self::row([w[r][i]], top, [vld1q_s8(a)])
+                            Self::row(start, [w[r][i]], top, [vld1q_s8(a)])
                         };
                     }
                     *sum = vpaddq_s32(vpaddq_s32(rows[0], rows[1]), vpaddq_s32(rows[2], rows[3]));
-                    if zero > 0 {
+                    if zero > 0 && !Self::STARTS {
                         *sum = vaddq_s32(*sum, vdupq_n_s32(minus_zeros.add(t).read()));
                     }
                 }
@@ -88,9 +104,16 @@ pub(super) struct Smmla;
 
 impl CodeDot for Widening {
     const BATCH: usize = 2;
+    // The instructions that add to sums change a register, so each row would copy the start.
+    const STARTS: bool = false;
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(w: [int32x4_t; N], top: i32, a: [int8x16_t; N]) -> int32x4_t {
+    unsafe fn row<const N: usize>(
+        _zero: int32x4_t,
+        w: [int32x4_t; N],
+        top: i32,
+        a: [int8x16_t; N],
+    ) -> int32x4_t {
         let fits = 4 * 127 * top < 32768;
         // SAFETY: the caller guarantees the instructions.
         unsafe {
@@ -147,12 +170,18 @@ unsafe fn sdot_word<const WORD: u32>(mut sums: int32x4_t, w: int32x4_t, a: int8x
 
 impl CodeDot for Sdot {
     const BATCH: usize = 4;
+    const STARTS: bool = true;
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(w: [int32x4_t; N], _top: i32, a: [int8x16_t; N]) -> int32x4_t {
+    unsafe fn row<const N: usize>(
+        start: int32x4_t,
+        w: [int32x4_t; N],
+        _top: i32,
+        a: [int8x16_t; N],
+    ) -> int32x4_t {
         // SAFETY: the caller guarantees the instructions.
         unsafe {
-            let mut sums = vdupq_n_s32(0);
+            let mut sums = start;
             for (w, a) in w.into_iter().zip(a) {
                 sums = sdot(sums, w, a);
             }
@@ -210,11 +239,17 @@ impl CodeDot for Sdot {
 
 impl CodeDot for Smmla {
     const BATCH: usize = Sdot::BATCH;
+    const STARTS: bool = Sdot::STARTS;
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(w: [int32x4_t; N], top: i32, a: [int8x16_t; N]) -> int32x4_t {
+    unsafe fn row<const N: usize>(
+        start: int32x4_t,
+        w: [int32x4_t; N],
+        top: i32,
+        a: [int8x16_t; N],
+    ) -> int32x4_t {
         // SAFETY: as for this function.
-        unsafe { Sdot::row(w, top, a) }
+        unsafe { Sdot::row(start, w, top, a) }
     }
 
     #[inline(always)]

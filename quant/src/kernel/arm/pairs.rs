@@ -4,7 +4,8 @@
 //! While a tile is computed, the sums of a pair of tokens are four registers, one for each pair of rows:
 //! row 0 and the first token, row 0 and the second, row 1 and the first, row 1 and the second. Scales and
 //! activations are brought into that order, so that sums are rearranged once for a tile and not for each
-//! block. Every sum goes through the steps of `codes`, so the bits are the same.
+//! block. Weights lie in memory and are read for two pairs of tokens at a time. They are signed here, without
+//! their zero. Every sum goes through the steps of `codes`, so the bits are the same.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -95,15 +96,17 @@ unsafe fn smmla(mut sums: int32x4_t, w: int64x2_t, a: int64x2_t) -> int32x4_t {
     sums
 }
 
-/// Codes as pairs of rows: columns `8 j ..` of rows `2 p` and `2 p + 1` in `[p][j]`.
+/// Codes without their zero, as pairs of rows: columns `8 j ..` of rows `2 p` and `2 p + 1` in `[p][j]`.
 #[inline(always)]
-fn rows_in_pairs(codes: &[Two; 8]) -> [[int64x2_t; 4]; PAIRS] {
+fn rows_in_pairs<B: Blocks>(codes: &[Two; 8]) -> [[int64x2_t; 4]; PAIRS] {
+    let zero = const { zero_of::<R, B>() };
     // SAFETY: every processor of this architecture has NEON.
     unsafe {
         let mut out = [[vdupq_n_s64(0); 4]; PAIRS];
         for (p, out) in out.iter_mut().enumerate() {
             let row = |r: usize, half: usize| {
-                vreinterpretq_s64_u8(as_bytes(codes[4 * half + (2 * p + r) % 4][(2 * p + r) / 4]))
+                let codes = as_bytes(codes[4 * half + (2 * p + r) % 4][(2 * p + r) / 4]);
+                vreinterpretq_s64_u8(if zero > 0 { vsubq_u8(codes, vdupq_n_u8(zero as u8)) } else { codes })
             };
             for half in 0..2 {
                 out[2 * half] = vzip1q_s64(row(0, half), row(1, half));
@@ -162,6 +165,20 @@ impl Pair {
         }
     }
 
+    /// The negated sums of part `h` of a block.
+    #[inline(always)]
+    fn minus_sums<B: Blocks>(&self, h: usize) -> float32x4_t {
+        let [sum, low] = self.minus_sums;
+        // SAFETY: every processor of this architecture has NEON.
+        unsafe {
+            vcvtq_f32_s32(match (B::SHAPE.halves, h) {
+                (true, 0) => low,
+                (true, _) => vsubq_s32(sum, low),
+                (false, _) => sum,
+            })
+        }
+    }
+
     /// Reads one token, twice: a last one may have none after it.
     ///
     /// # Safety
@@ -178,13 +195,45 @@ impl Pair {
     }
 }
 
-/// Weights of a block and its scales, as pairs of rows.
+/// Weights of a block and what their sums are multiplied with, as pairs of rows.
 struct Weights {
     codes: [[int64x2_t; 4]; PAIRS],
-    /// Of the block, or of each half.
-    scales: [[float32x4_t; PAIRS]; 2],
-    /// Likewise, in formats that have them.
-    minima: [[float32x4_t; PAIRS]; 2],
+    /// Scales, then minima in formats that have them: of the block, or of each half.
+    factors: [[float32x4_t; 4]; PAIRS],
+}
+
+impl Weights {
+    #[inline(always)]
+    fn of<B: Blocks>(codes: &[Two; 8], scales: &B::Scales<R>, i: usize) -> Self {
+        let parts = parts::<B>();
+        // SAFETY: every processor of this architecture has NEON.
+        let mut factors = [[unsafe { vdupq_n_f32(0.0) }; 4]; PAIRS];
+        for part in 0..parts {
+            let at = parts * i + part;
+            let scale = scales.scale(at);
+            let min = if B::SHAPE.minima { scales.min(at) } else { scale };
+            for (p, (scale, min)) in twice(scale).into_iter().zip(twice(min)).enumerate() {
+                factors[p][part] = scale;
+                factors[p][parts + part] = min;
+            }
+        }
+        Self { codes: rows_in_pairs::<B>(codes), factors }
+    }
+}
+
+/// Parts of a block that have a scale each.
+const fn parts<B: Blocks>() -> usize {
+    if B::SHAPE.halves { 2 } else { 1 }
+}
+
+/// The same pointer. To the compiler what it points at may have changed, so that it is read where it is used:
+/// kept in registers, weights and scales would leave too few for two pairs of tokens.
+#[inline(always)]
+fn in_memory<T>(value: &T) -> *const T {
+    let mut at: *const T = value;
+    // SAFETY: the assembly is empty.
+    unsafe { asm!("/* {0} */", inout(reg) at, options(nostack, preserves_flags)) };
+    at
 }
 
 /// Adds blocks to the sums of pairs of tokens.
@@ -196,56 +245,68 @@ struct Adder<'a> {
 impl<B: Blocks> Consumer<R, B> for Adder<'_> {
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[Two; 8], scales: &B::Scales<R>, i: usize) {
-        let [first, second] = if B::SHAPE.halves { [2 * i, 2 * i + 1] } else { [i, i] };
-        let scale = [twice(scales.scale(first)), twice(scales.scale(second))];
-        let minima =
-            if B::SHAPE.minima { [twice(scales.min(first)), twice(scales.min(second))] } else { scale };
-        let weights = Weights { codes: rows_in_pairs(codes), scales: scale, minima };
+        let weights = Weights::of::<B>(codes, scales, i);
+        let weights = in_memory(&weights);
         // SAFETY: the caller guarantees the instructions and the block; there are sums for every pair.
         unsafe {
             let (a, sides) = self.x.sides(block);
-            let mut t = 0;
-            while t + 1 < self.x.count {
+            let pair = |t: usize| {
                 let sides = sides.from(t);
-                let pair = Pair::read(a.add(t * CODE_WORDS), sides.scales, sides.minus_sums);
-                add::<B>(&weights, &pair, self.sums.add(t * R::ROWS));
+                Pair::read(a.add(t * CODE_WORDS), sides.scales, sides.minus_sums)
+            };
+            let mut t = 0;
+            while t + 3 < self.x.count {
+                add::<B, 2>(weights, &[pair(t), pair(t + 2)], self.sums.add(t * R::ROWS));
+                t += 4;
+            }
+            if t + 1 < self.x.count {
+                add::<B, 1>(weights, &[pair(t)], self.sums.add(t * R::ROWS));
                 t += 2;
             }
             if t < self.x.count {
                 let sides = sides.from(t);
                 let pair = Pair::read_twice(a.add(t * CODE_WORDS), sides.scales, sides.minus_sums);
-                add::<B>(&weights, &pair, self.sums.add(t * R::ROWS));
+                add::<B, 1>(weights, &[pair], self.sums.add(t * R::ROWS));
             }
         }
     }
 }
 
-/// Adds a block times a pair of tokens to their sums.
+/// Adds a block times pairs of tokens to their sums.
 ///
 /// # Safety
-/// As [`Rows`], with [`SUMS`] sums.
+/// As [`Rows`], with [`SUMS`] sums of each pair.
 #[inline(always)]
-unsafe fn add<B: Blocks>(weights: &Weights, pair: &Pair, sums: *mut f32) {
-    let zero = const { zero_of::<R, B>() };
-    // SAFETY: as for this function.
+unsafe fn add<B: Blocks, const N: usize>(weights: *const Weights, pairs: &[Pair; N], sums: *mut f32) {
+    let parts = const { parts::<B>() };
+    // SAFETY: as for this function; the weights are a reference's.
     unsafe {
-        let [sum, low] = pair.minus_sums;
-        let minus_sums = if B::SHAPE.halves { [low, vsubq_s32(sum, low)] } else { [sum, sum] };
-        for p in 0..PAIRS {
-            let mut acc = vld1q_f32(sums.add(4 * p));
-            let parts: &[&[usize]] = if B::SHAPE.halves { &[&[0, 1], &[2, 3]] } else { &[&[0, 1, 2, 3]] };
-            for (h, columns) in parts.iter().enumerate() {
-                let mut dot = if zero > 0 { vmulq_n_s32(minus_sums[h], zero) } else { vdupq_n_s32(0) };
-                for &j in *columns {
-                    dot = smmla(dot, weights.codes[p][j], pair.codes[j]);
+        let zero = vdupq_n_s32(0);
+        for two in 0..PAIRS / 2 {
+            let at = |n: usize, p: usize| sums.add(n * SUMS + 4 * (2 * two + p));
+            let mut acc: [[float32x4_t; 2]; N] =
+                std::array::from_fn(|n| [vld1q_f32(at(n, 0)), vld1q_f32(at(n, 1))]);
+            for p in 0..2 {
+                let (codes, factors) = ((*weights).codes[2 * two + p], (*weights).factors[2 * two + p]);
+                for (pair, acc) in pairs.iter().zip(&mut acc) {
+                    for h in 0..parts {
+                        let mut dot = zero;
+                        #[allow(clippy::needless_range_loop, reason = "other loops are not unrolled")]
+                        for j in 4 / parts * h..4 / parts * (h + 1) {
+                            dot = smmla(dot, codes[j], pair.codes[j]);
+                        }
+                        let mut v = vmulq_f32(vcvtq_f32_s32(dot), factors[h]);
+                        if B::SHAPE.minima {
+                            v = vfmaq_f32(v, pair.minus_sums::<B>(h), factors[parts + h]);
+                        }
+                        acc[p] = vfmaq_f32(acc[p], v, pair.scales);
+                    }
                 }
-                let mut v = vmulq_f32(vcvtq_f32_s32(dot), weights.scales[h][p]);
-                if B::SHAPE.minima {
-                    v = vfmaq_f32(v, vcvtq_f32_s32(minus_sums[h]), weights.minima[h][p]);
-                }
-                acc = vfmaq_f32(acc, v, pair.scales);
             }
-            vst1q_f32(sums.add(4 * p), acc);
+            for (n, acc) in acc.iter().enumerate() {
+                vst1q_f32(at(n, 0), acc[0]);
+                vst1q_f32(at(n, 1), acc[1]);
+            }
         }
     }
 }

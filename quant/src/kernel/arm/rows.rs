@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 
 use super::dots::CodeDot;
 use super::vectors::{Two, as_bytes, transposed};
-use crate::kernel::wide::rows::{Rows, rows_functions};
+use crate::kernel::wide::rows::{Rows, another, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
@@ -40,6 +40,42 @@ impl<D> RowsNeon<D> {
     }
 }
 
+/// `codes` with the bits of `from` where those of `place` are set. It is inline assembly, as the compiler
+/// takes the intrinsic apart into more instructions. So is the next.
+#[inline(always)]
+fn with_bits_of(mut codes: uint8x16_t, from: uint8x16_t, place: uint8x16_t) -> uint8x16_t {
+    // SAFETY: every processor of this architecture has NEON; the instruction changes one register.
+    unsafe {
+        asm!(
+            "bit {0:v}.16b, {1:v}.16b, {2:v}.16b",
+            inout(vreg) codes, in(vreg) from, in(vreg) place,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    codes
+}
+
+/// `codes` plus `sixteen` where `bits` and `each` share a bit: the test gives 255, and minus 255 times 16 is
+/// plus 16.
+#[inline(always)]
+fn with_sixteen_where(
+    mut codes: uint8x16_t,
+    bits: uint8x16_t,
+    each: uint8x16_t,
+    sixteen: uint8x16_t,
+) -> uint8x16_t {
+    // SAFETY: as above; the instructions change two registers.
+    unsafe {
+        asm!(
+            "cmtst {1:v}.16b, {1:v}.16b, {2:v}.16b",
+            "mls {0:v}.16b, {1:v}.16b, {3:v}.16b",
+            inout(vreg) codes, inout(vreg) bits => _, in(vreg) each, in(vreg) sixteen,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    codes
+}
+
 impl<D: CodeDot> Rows for RowsNeon<D>
 where
     Self: Tier,
@@ -65,6 +101,8 @@ where
         }
         fn kept(bytes: &(*const u8, usize)) -> [Two; 8] {
             let &(at, stride) = bytes;
+            // Otherwise the compiler reads for several pieces at a time and keeps what it read in memory.
+            let at = another(at);
             let ([a, b, c, d], [e, f, g, h]) = (Self::columns(at, stride), Self::columns(at.add(16), stride));
             [a, b, c, d, e, f, g, h]
         }
@@ -103,11 +141,14 @@ where
             })
         }
         fn with_field(codes: Two, a: Two, from: i32, to: i32, mask: i32) -> Two {
-            let high = Self::field(a, from, mask);
-            bytes!(|i| match to {
-                2 => vsliq_n_u8::<2>(as_bytes(codes[i]), as_bytes(high[i])),
-                4 => vsliq_n_u8::<4>(as_bytes(codes[i]), as_bytes(high[i])),
-                _ => unreachable!("no format has {to} low bits"),
+            let place = vdupq_n_u8((mask << to) as u8);
+            bytes!(|i| {
+                let moved = if from == to {
+                    as_bytes(a[i])
+                } else {
+                    vshlq_u8(as_bytes(a[i]), vdupq_n_s8((to - from) as i8))
+                };
+                with_bits_of(as_bytes(codes[i]), moved, place)
             })
         }
         fn with_fifth_bits(codes: [Two; 8], bits: Two) -> [Two; 8] {
@@ -122,8 +163,7 @@ where
                 let (row, half) = (n as u64 % 4, n as u64 / 4);
                 *code = bytes!(|i| {
                     let bits = vqtbl1q_u8(as_bytes(bits[i]), bytes_of(4 * row + 2 * half));
-                    // Minus 255 times 16 is plus 16.
-                    vmlsq_u8(as_bytes(code[i]), vtstq_u8(bits, each), vdupq_n_u8(16))
+                    with_sixteen_where(as_bytes(code[i]), bits, each, vdupq_n_u8(16))
                 });
             }
             codes

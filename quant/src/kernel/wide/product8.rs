@@ -538,8 +538,12 @@ impl<R: Rows, B: Blocks, P: TileProduct<R>> Work<R> for Tiles<'_, B, P> {
                 let tile = Stock { at: first, stride: row_bytes, ahead: Neighbours };
                 P::tile::<B>(tile, w.cols() / (32 * B::PIECES), x, sums, R::ROWS);
                 for t in 0..x.count {
-                    let new = sums.add(t * R::ROWS + (row - start));
-                    out.add(t * at.stride).copy_from_nonoverlapping(new, R::ROWS.min(rows - row));
+                    let (new, out) = (sums.add(t * R::ROWS + (row - start)), out.add(t * at.stride));
+                    if row == start {
+                        R::store(out, R::load(new));
+                    } else {
+                        out.copy_from_nonoverlapping(new, rows - row);
+                    }
                 }
             }
         }

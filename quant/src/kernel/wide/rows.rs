@@ -256,21 +256,21 @@ impl LookAhead for Streams {
     }
 }
 
+/// The same pointer, which the compiler takes for another: it does not join what is read at both.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "the assembly is empty: nothing is read or written")]
+pub(in crate::kernel) fn another(mut at: *const u8) -> *const u8 {
+    // SAFETY: the assembly is empty.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags)) };
+    at
+}
+
 impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
     #[inline(always)]
-    #[allow(
-        clippy::pointers_in_nomem_asm_block,
-        reason = "the assembly is empty: nothing is read or written"
-    )]
     unsafe fn block(self, n: usize, bytes: usize) -> Self {
-        // SAFETY: the caller guarantees the block; the assembly is empty.
-        unsafe {
-            let mut at = self.at.add(n * bytes);
-            // To the compiler this is a new pointer for each block. Otherwise it keeps sixteen of them, one
-            // for each row, in memory, and steps them all.
-            core::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
-            Self { at, ..self }
-        }
+        // Otherwise the compiler keeps sixteen pointers, one for each row, in memory, and steps them all.
+        // SAFETY: the caller guarantees the block.
+        Self { at: another(unsafe { self.at.add(n * bytes) }), ..self }
     }
     #[inline(always)]
     unsafe fn quads(self, offset: usize) -> [R::I; 4] {
