@@ -122,8 +122,8 @@ impl Compute<'_> {
         let (record, blocks) = (kind.record_lines(tokens), cols.div_ceil(BLOCK));
         let step = if x.len() < SMALL { blocks } else { blocks.div_ceil(4 * self.pool.threads()) };
         self.pool.chunks(&mut lines[..blocks * record], record, step, |blocks, lines| {
-            // A few tokens at a time, so that a task goes along a few rows. A block of all tokens is a piece of
-            // every row, each in another page.
+            // A few tokens at a time, so that a task goes along a few rows. A block of all tokens is a
+            // piece of every row, each in another page.
             for (first, x) in (0..).step_by(PACKED).zip(x.chunks(PACKED * cols)) {
                 for (block, lines) in blocks.clone().zip(lines.chunks_exact_mut(record)) {
                     self.kernels.fill(Columns::of(x, cols, block), first, Record { kind, tokens, lines });
