@@ -4,6 +4,8 @@
     python3 -m venv peers && peers/bin/pip install ik-llama-cpp-python numpy
     peers/bin/python docs/side_by_side.py MODEL.gguf plain|rtr[:prefill] ROUNDS MOELTEN[:TIER] ...
 
+IK_LLAMA_CPP_LIB_PATH names another build of its libllama.so, such as one for this processor.
+
 ik_llama.cpp stays loaded in this process, with its own repacking (`-rtr`) or without; each round decodes 32
 tokens with it, or reads 512 in one batch, then runs `moelten bench`, which measures the limits of the machine beside its own run. On a
 shared machine speeds change from minute to minute: medians of the ratio within a round are comparable, and
