@@ -270,13 +270,14 @@ fn put_codes(x: &[f32; BLOCK], room: usize, t: usize, out: &mut [u32]) {
     let top = x.iter().fold(0, |top, x| top.max(x.to_bits() & i32::MAX as u32));
     let largest = f32::from_bits(top);
     let counts = largest.is_finite() && largest >= TINY;
-    let (inverse, scale) = match largest.is_finite() {
-        true if counts => (127.0 / largest, largest / 127.0),
-        true => (0.0, 0.0),
-        false => (0.0, f32::NAN),
+    let scale = match (counts, largest.is_finite()) {
+        (true, _) => largest / 127.0,
+        (false, true) => 0.0,
+        (false, false) => f32::NAN,
     };
     let mut words = [0; BLOCK];
     if counts {
+        let inverse = 127.0 / largest;
         // Adding 1.5 * 2^23 leaves the nearest whole number, ties to even, in the low bits.
         const LARGE: f32 = 12_582_912.0;
         for (word, x) in words.iter_mut().zip(x) {
