@@ -210,11 +210,13 @@ impl Weights {
         let mut factors = [[unsafe { vdupq_n_f32(0.0) }; 4]; PAIRS];
         for part in 0..parts {
             let at = parts * i + part;
-            let scale = scales.scale(at);
-            let min = if B::SHAPE.minima { scales.min(at) } else { scale };
-            for (p, (scale, min)) in twice(scale).into_iter().zip(twice(min)).enumerate() {
-                factors[p][part] = scale;
-                factors[p][parts + part] = min;
+            for (factors, scale) in factors.iter_mut().zip(twice(scales.scale(at))) {
+                factors[part] = scale;
+            }
+            if B::SHAPE.minima {
+                for (factors, min) in factors.iter_mut().zip(twice(scales.min(at))) {
+                    factors[parts + part] = min;
+                }
             }
         }
         Self { codes: rows_in_pairs::<B>(codes), factors }
