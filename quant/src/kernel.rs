@@ -32,4 +32,4 @@ pub use fill::activations;
 pub use outputs::GROUP_ROWS;
 pub use picks::Picks;
 pub use recurrence::{DeltaStep, HeadMatrix, SpaceStep};
-pub use table::Kernels;
+pub use table::{Kernels, Reading};

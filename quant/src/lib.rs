@@ -41,6 +41,6 @@ pub use isa::{Isa, IsaError};
 pub use kernel::lines::Line;
 pub use kernel::{
     Attend, DeltaStep, DistanceBias, GROUP_ROWS, HeadMatrix, KEY_GROUP, Kernels, KvHead, MAX_HEAD_DIM, Picks,
-    Running, SPAN, SpaceStep, activations,
+    Reading, Running, SPAN, SpaceStep, activations,
 };
 pub use matrix::{QMatrix, ShapeError};

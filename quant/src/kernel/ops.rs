@@ -8,7 +8,7 @@ use half::f16;
 
 use super::attend::{Attend, Running};
 use super::recurrence::{DeltaStep, SpaceStep};
-use super::table::Kernels;
+use super::table::{Kernels, Reading};
 use super::tiled;
 use crate::activations::{ActivationKind, Activations, BLOCK, Columns, Record};
 use crate::isa::Isa;
@@ -195,11 +195,11 @@ impl Kernels {
 
     /// Reads every byte of `data` once, folds it with exclusive or, and returns the fold so that the
     /// compiler cannot drop a read. Timed over much more data than the caches hold, it gives the bandwidth
-    /// of the RAM. The fold may differ between tiers.
-    pub fn read_through(&self, data: &[u8]) -> u64 {
+    /// of the RAM. The fold may differ between tiers and orders.
+    pub fn read_through(&self, data: &[u8], order: Reading) -> u64 {
         let (lines, rest) = data.as_chunks::<64>();
         // SAFETY: `for_isa` detected the tier's instructions.
-        let folded = unsafe { (self.peaks.read)(lines) };
+        let folded = unsafe { (self.peaks.read[order as usize])(lines) };
         rest.iter().fold(folded, |folded, &byte| folded ^ u64::from(byte))
     }
 

@@ -39,4 +39,4 @@ static FLOATS: Floats = Floats {
     space_step: recurrence::space_step,
 };
 
-static PEAKS: Peaks = Peaks { read: peaks::read, multiply: peaks::multiply };
+static PEAKS: Peaks = Peaks { read: [peaks::read, peaks::read], multiply: peaks::multiply };

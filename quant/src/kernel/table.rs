@@ -15,6 +15,9 @@ type LayerNorm = unsafe fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 /// A product of float weights with one token: matrix, `x`, `out`.
 type Fused = unsafe fn(QMatrix<'_>, &[f32], &mut [f32]);
 
+/// The exclusive or of all words of some lines.
+pub(super) type Read = unsafe fn(&[[u8; 64]]) -> u64;
+
 /// The kernels of one tier. [`Kernels::for_isa`] returns a `'static` one that any thread may use.
 ///
 /// The functions are `unsafe` to call because they may need instructions that the machine lacks. `for_isa`
@@ -69,10 +72,25 @@ pub(super) struct Floats {
     pub space_step: unsafe fn(SpaceStep<'_>, &mut [f32]),
 }
 
+/// How memory is read to measure its speed. Which order is the faster one depends on the processor: on Zen 3
+/// bursts get two thirds of what lines in turn get (`docs/bench.md`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reading {
+    /// A line of each of several streams in turn.
+    InTurn,
+    /// Several lines of a stream together.
+    InBursts,
+}
+
+impl Reading {
+    /// All orders.
+    pub const ALL: [Self; 2] = [Self::InTurn, Self::InBursts];
+}
+
 /// Loops that measure the limits of a core.
 pub(super) struct Peaks {
-    /// The exclusive or of all 64-bit words.
-    pub read: unsafe fn(&[[u8; 64]]) -> u64,
+    /// The exclusive or of all 64-bit words, one loop for each [`Reading`].
+    pub read: [Read; Reading::ALL.len()],
     /// Multiplies in registers as many rounds as are asked for; the result is the number of operations.
     pub multiply: unsafe fn(usize) -> u64,
 }

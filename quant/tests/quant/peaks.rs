@@ -1,19 +1,26 @@
 //! The loops that measure the limits of a core: they read every byte, and count their operations.
 
+use moelten_quant::Reading;
+
 use crate::common::tiers;
 
 #[test]
 fn every_tier_reads_every_byte() {
     for kernels in tiers() {
         let isa = kernels.isa();
-        let mut data = vec![0_u8; 64 * 129 + 5];
-        let zero = kernels.read_through(&data);
-        for at in 0..data.len() {
-            data[at] = 1;
-            assert_ne!(kernels.read_through(&data), zero, "{isa}: byte {at} of {}", data.len());
-            data[at] = 0;
+        // Streams of the second length would be a multiple of 4096 bytes apart.
+        for (order, len) in
+            Reading::ALL.into_iter().flat_map(|order| [(order, 64 * 129 + 5), (order, 64 * 128 * 8)])
+        {
+            let mut data = vec![0_u8; len];
+            let zero = kernels.read_through(&data, order);
+            for at in (0..len).step_by(3) {
+                data[at] = 1;
+                assert_ne!(kernels.read_through(&data, order), zero, "{isa}, {order:?}: byte {at} of {len}");
+                data[at] = 0;
+            }
+            assert_eq!(kernels.read_through(&[], order), 0, "{isa}");
         }
-        assert_eq!(kernels.read_through(&[]), 0, "{isa}");
     }
 }
 

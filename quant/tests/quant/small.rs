@@ -3,8 +3,8 @@
 
 use half::f16;
 use moelten_quant::{
-    ActivationKind, Activations, Attend, Format, KEY_GROUP, KvHead, Line, QMatrix, Running, activations,
-    decode,
+    ActivationKind, Activations, Attend, Format, KEY_GROUP, KvHead, Line, QMatrix, Reading, Running,
+    activations, decode,
 };
 
 use crate::common::{Rng, Weights, tiers};
@@ -68,7 +68,7 @@ fn vectors_of_odd_lengths() {
             kernels.gelu_tanh_mul(&b, &mut out);
             assert!(out.iter().all(|x| x.is_finite()));
         }
-        assert_eq!(kernels.read_through(&[0; 200]), 0);
+        assert_eq!(kernels.read_through(&[0; 200], Reading::InTurn), 0);
         assert!(kernels.multiply_int8(1) > 0);
     }
 }

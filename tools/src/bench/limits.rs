@@ -4,6 +4,7 @@
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,7 +16,7 @@ use moelten_engine::runtime::topology::ThreadPlan;
 use moelten_loader::io::Memory;
 use moelten_loader::io::probe::{self, Pattern};
 use moelten_loader::tensors::store::TensorStore;
-use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, activations};
+use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, QMatrix, Reading, activations};
 
 use super::generate;
 
@@ -25,13 +26,14 @@ const BUFFER: std::ops::RangeInclusive<u64> = 256 << 20..=1 << 30;
 const TIMES_CACHE: u64 = 4;
 /// Smallest page size of any system, in bytes.
 const PAGE: usize = 4096;
-/// Fewest passes over memory, and the shortest time for them. The median counts: a run that is compared with
-/// it is an average of fast and slow moments too.
+/// Fewest passes over memory in each order, and the shortest time for all. The median of the faster order
+/// counts: a run that is compared with it is an average of fast and slow moments too.
 const PASSES: usize = 3;
 const READING: Duration = Duration::from_millis(100);
-/// Bytes of weights to read for [`weights`], and bytes of a part that one thread reads at a time.
+/// Bytes of weights to read for [`weights`].
 const WEIGHTS: u64 = 2 << 30;
-const PART: usize = 4 << 20;
+/// Bytes that one thread reads at a time.
+const PART: usize = 1 << 20;
 /// Shortest time to measure products.
 const PRODUCTS: Duration = Duration::from_millis(20);
 /// Longest time to read a disk.
@@ -78,25 +80,46 @@ impl RamBuffer {
 
     /// Speed of RAM in 10^9 bytes per second: the threads of `pool` read the buffer again and again.
     pub fn gb_per_s(&self, pool: &Pool, kernels: &Kernels) -> f64 {
-        let bytes = self.buffer.bytes();
-        speed_of_passes(bytes.len(), || {
-            let own = |index| bytes.chunks(self.part).nth(index).map(|part| kernels.read_through(part));
-            black_box(pool.broadcast(own));
-        })
+        // Parts of one thread stay together.
+        let parts: Vec<_> = self.buffer.bytes().chunks(self.part).flat_map(|own| own.chunks(PART)).collect();
+        speed_of_reads(pool, kernels, &parts)
     }
 }
 
-/// 10^9 bytes per second of a pass over `bytes` bytes: the median of some passes.
-fn speed_of_passes(bytes: usize, pass: impl Fn()) -> f64 {
+/// 10^9 bytes per second of reads of all parts by the threads of `pool`.
+fn speed_of_reads(pool: &Pool, kernels: &Kernels, parts: &[&[u8]]) -> f64 {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
     let begun = Instant::now();
-    let mut speeds = Vec::new();
-    while speeds.len() < PASSES || begun.elapsed() < READING {
-        let started = Instant::now();
-        pass();
-        speeds.push(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
+    let mut speeds = Reading::ALL.map(|_| Vec::new());
+    while speeds[0].len() < PASSES || begun.elapsed() < READING {
+        for (order, speeds) in Reading::ALL.into_iter().zip(&mut speeds) {
+            let started = Instant::now();
+            read(pool, kernels, parts, order);
+            speeds.push(bytes as f64 / started.elapsed().as_secs_f64() / 1e9);
+        }
     }
-    speeds.sort_by(f64::total_cmp);
-    speeds[speeds.len() / 2]
+    let median = |mut speeds: Vec<f64>| {
+        speeds.sort_by(f64::total_cmp);
+        speeds[speeds.len() / 2]
+    };
+    speeds.into_iter().map(median).fold(0.0, f64::max)
+}
+
+/// Reads all parts once. Every thread begins with its share, which is where its memory is, and then takes what
+/// slower ones have left: products are shared by speed too, and a core that the system takes away for a moment
+/// is not the speed of RAM.
+fn read(pool: &Pool, kernels: &Kernels, parts: &[&[u8]], order: Reading) {
+    let share = parts.len().div_ceil(pool.threads()).max(1);
+    let shares: Vec<_> = parts.chunks(share).map(|parts| (parts, AtomicUsize::new(0))).collect();
+    black_box(pool.broadcast(|index| {
+        let mut folded = 0;
+        for (parts, next) in shares.iter().cycle().skip(index).take(shares.len()) {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                folded ^= kernels.read_through(part, order);
+            }
+        }
+        folded
+    }));
 }
 
 /// As [`ram`] with a buffer of at most `most` bytes. If it fits into the CPU's caches, their speed is
@@ -134,13 +157,7 @@ pub fn weights(pool: &Pool, kernels: &Kernels, tensors: &TensorStore) -> f64 {
     });
     let some: Vec<_> = some.collect();
     let parts: Vec<_> = some.iter().flat_map(|matrix| tensors.view(matrix).data().chunks(PART)).collect();
-    let read = |index| {
-        let own = parts.iter().skip(index).step_by(pool.threads());
-        own.fold(0, |folded, part| folded ^ kernels.read_through(part))
-    };
-    speed_of_passes(parts.iter().map(|part| part.len()).sum(), || {
-        black_box(pool.broadcast(read));
-    })
+    speed_of_reads(pool, kernels, &parts)
 }
 
 /// Bytes of the largest cache of the first CPU.

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use moelten_engine::runtime::system::System;
 use moelten_loader::io::Memory;
-use moelten_quant::{ActivationKind, Activations, Format, Isa, Kernels, Picks, QMatrix, activations};
+use moelten_quant::{
+    ActivationKind, Activations, Format, Isa, Kernels, Picks, QMatrix, Reading, activations,
+};
 
 use super::limits::largest_cache;
 
@@ -136,7 +138,7 @@ impl Timed {
             };
             if self.tokens > 1 {
                 // Into the caches.
-                black_box(kernels.read_through(bytes));
+                black_box(kernels.read_through(bytes, Reading::InTurn));
             }
             let started = Instant::now();
             bytes.chunks_exact(rows * row_bytes).for_each(&mut product);

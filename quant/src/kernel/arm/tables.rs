@@ -31,7 +31,7 @@ static NEON: Kernels = Kernels {
     floats: &FLOATS,
     codes: &Codes { product: coded::product::<RowsNeon<Widening>>, fill: fill::<Neon> },
     picked: None,
-    peaks: &Peaks { read, multiply: peaks::multiply_neon },
+    peaks: &Peaks { read: [read, read], multiply: peaks::multiply_neon },
 };
 
 static DOTPROD: Kernels = Kernels {
@@ -39,7 +39,7 @@ static DOTPROD: Kernels = Kernels {
     floats: &FLOATS,
     codes: &Codes { product: coded::product::<RowsNeon<Sdot>>, fill: fill::<Neon> },
     picked: None,
-    peaks: &Peaks { read, multiply: peaks::multiply_dotprod },
+    peaks: &Peaks { read: [read, read], multiply: peaks::multiply_dotprod },
 };
 
 static I8MM: Kernels = Kernels {
@@ -47,7 +47,7 @@ static I8MM: Kernels = Kernels {
     floats: &FLOATS,
     codes: &Codes { product: pairs::product, fill: fill::<Neon> },
     picked: None,
-    peaks: &Peaks { read, multiply: peaks::multiply_i8mm },
+    peaks: &Peaks { read: [read, read], multiply: peaks::multiply_i8mm },
 };
 
 float_table!(FLOATS, Neon, "neon");

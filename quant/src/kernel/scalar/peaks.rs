@@ -3,7 +3,7 @@
 /// Numbers of a round.
 const ROUND: usize = 1024;
 
-/// The exclusive or of all words of some lines.
+/// The exclusive or of all words of some lines, in their order.
 pub(in crate::kernel) fn read(lines: &[[u8; 64]]) -> u64 {
     let mut folds = [0_u64; 8];
     for line in lines {

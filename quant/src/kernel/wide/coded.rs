@@ -82,10 +82,23 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
 /// # Safety
 /// As there.
 pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    if !is_coded(w.format()) || !product8::fits::<R>(w) {
-        // SAFETY: as for this function.
-        return unsafe { product8::product::<R>(w, x, out) };
+    // SAFETY: as for this function.
+    unsafe {
+        if !is_coded(w.format()) || !product8::fits_both::<R>(w, x) {
+            product8::product::<R>(w, x, out);
+        } else if x.tokens() == 1 {
+            strips::<R>(w, x, out);
+        } else {
+            strips::<R::Many>(w, x, out);
+        }
     }
+}
+
+/// [`product`] of a format of tables.
+///
+/// # Safety
+/// As there.
+unsafe fn strips<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     let halves = Shape::of(w.format()).halves;
     // SAFETY: as for this function.
     Chunk::each(w, x, out, |chunk| unsafe {

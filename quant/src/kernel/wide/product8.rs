@@ -112,7 +112,7 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
                     ($nth:literal) => {
                         let codes = B::codes::<R, S, $nth>(at, &shared, first);
                         // After these reads: to the compiler, a prefetch may write.
-                        tile.prefetch(block + $nth, B::PIECES, bytes);
+                        tile.prefetch(at, block + $nth, B::PIECES, bytes);
                         consumer.take(block + $nth, &codes, &scales, first + $nth);
                     };
                 }
@@ -391,7 +391,7 @@ impl<R: Rows> TileProduct<R> for Vectors {
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    if !fits::<R>(w) || x.tokens() > 1 && !fits::<R::Many>(w) {
+    if !fits_both::<R>(w, x) {
         return crate::kernel::scalar::codes::product(w, x, out);
     }
     // SAFETY: as for this function; rows are where their matrix says.
@@ -408,6 +408,11 @@ pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<
 /// Whether a matrix suits vectors; the scalar reference multiplies the others.
 pub(in crate::kernel) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
     w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
+}
+
+/// Whether a product suits vectors: those for one token or for several.
+pub(in crate::kernel) fn fits_both<R: Rows>(w: QMatrix<'_>, x: Activations<'_>) -> bool {
+    fits::<R>(w) && (x.tokens() == 1 || fits::<R::Many>(w))
 }
 
 /// Computes a chunk with vectors.

@@ -165,16 +165,23 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn last_halves(self, offset: usize) -> R::F;
     /// A byte of each row, which three more of the block follow.
     unsafe fn bytes(self, offset: usize) -> R::I;
-    /// Prefetches what is needed some time after part `part` of the tile. A block has 1, 4 or 8 `parts`; a
-    /// part is `bytes` bytes of 16 rows.
-    fn prefetch(self, part: usize, parts: usize, bytes: usize);
+    /// Prefetches what is needed some time after part `part` of the tile, which is in `block`. A block has
+    /// 1, 4 or 8 `parts`; a part is `bytes` bytes of 16 rows.
+    fn prefetch(self, block: Self, part: usize, parts: usize, bytes: usize);
 }
 
 /// What a tile prefetches.
 pub(in crate::kernel) trait LookAhead: Copy {
-    /// As [`Source::prefetch`] for a tile of rows `stride` bytes apart, the first at `at`; `parts` are the
-    /// part and those of a block.
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, parts: [usize; 2], bytes: usize);
+    /// As [`Source::prefetch`] for rows `stride` bytes apart: the first of the tile is at `tile`, and its
+    /// block at `block`; `parts` are the part and those of a block.
+    fn prefetch<R: Rows>(
+        self,
+        tile: *const u8,
+        block: *const u8,
+        stride: usize,
+        parts: [usize; 2],
+        bytes: usize,
+    );
 }
 
 /// What is prefetched of the stream that a lane reads.
@@ -182,15 +189,8 @@ pub(in crate::kernel) trait LookAhead: Copy {
 pub(in crate::kernel) struct Distance {
     /// Bytes from what is read to what is prefetched.
     pub bytes: usize,
-    /// Into the second-level cache, not the first.
+    /// Into the second-level cache, not the first; then the next tile is found at the end of a run.
     pub far: bool,
-}
-
-impl Distance {
-    #[inline(always)]
-    fn prefetch(self, from: *const u8, len: usize) {
-        if self.far { prefetch_far(from, len) } else { prefetch(from, len) }
-    }
 }
 
 /// Rows as files have them.
@@ -210,11 +210,18 @@ pub(in crate::kernel) struct Neighbours;
 
 impl LookAhead for Neighbours {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, _]: [usize; 2], bytes: usize) {
+    fn prefetch<R: Rows>(
+        self,
+        tile: *const u8,
+        _block: *const u8,
+        stride: usize,
+        [part, _]: [usize; 2],
+        bytes: usize,
+    ) {
         let bytes = bytes * R::ROWS / 16;
         // Rows next to each other are too many streams in too few pages for the processor to follow, so
         // the whole next tile is prefetched in the order of its addresses.
-        prefetch(at.wrapping_add(R::ROWS * stride + part * bytes), bytes);
+        prefetch(tile.wrapping_add(R::ROWS * stride + part * bytes), bytes);
     }
 }
 
@@ -230,18 +237,40 @@ pub(in crate::kernel) struct Streams {
 
 impl LookAhead for Streams {
     #[inline(always)]
-    fn prefetch<R: Rows>(self, at: *const u8, stride: usize, [part, parts]: [usize; 2], bytes: usize) {
+    fn prefetch<R: Rows>(
+        self,
+        tile: *const u8,
+        block: *const u8,
+        stride: usize,
+        [part, parts]: [usize; 2],
+        bytes: usize,
+    ) {
         let bytes = bytes * parts / 16;
+        if !R::AHEAD.far {
+            // Few instructions count more than the end of a run, past which something else is prefetched. A
+            // part does it for its share of the rows; if the part is a block, for one row and as many blocks
+            // as there are rows.
+            let (row, rows, len) = if parts == 1 {
+                (part % R::ROWS, 1, bytes * R::ROWS)
+            } else {
+                let rows = R::ROWS / parts.min(R::ROWS);
+                (part % parts * rows, rows, bytes)
+            };
+            for row in row..row + rows {
+                prefetch(block.wrapping_add(row * stride + R::AHEAD.bytes), len);
+            }
+            return;
+        }
         let from = part / parts * bytes + R::AHEAD.bytes;
         let (at, stride) = match from.checked_sub(self.row_bytes) {
             Some(from) => (self.next.0.wrapping_add(from), self.next.1),
-            None => (at.wrapping_add(from), stride),
+            None => (tile.wrapping_add(from), stride),
         };
         if parts == 1 {
             // A line of as many rows as this part takes lines, in turn.
             let lines = (bytes * R::ROWS).div_ceil(64);
             for line in 0..lines {
-                R::AHEAD.prefetch(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
+                prefetch_far(at.wrapping_add((part * lines + line) % R::ROWS * stride), 64);
             }
         } else {
             // A block of as many rows as are this part's share: few operations for each line, and few lines
@@ -249,7 +278,7 @@ impl LookAhead for Streams {
             let rows = R::ROWS / parts.min(R::ROWS);
             let mut row = at.wrapping_add(part % parts * rows * stride);
             for _ in 0..rows {
-                R::AHEAD.prefetch(row, bytes);
+                prefetch_far(row, bytes);
                 row = row.wrapping_add(stride);
             }
         }
@@ -308,8 +337,8 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         unsafe { R::and(R::words(self.at.add(offset), self.stride), R::splat(255)) }
     }
     #[inline(always)]
-    fn prefetch(self, part: usize, parts: usize, bytes: usize) {
-        self.ahead.prefetch::<R>(self.at, self.stride, [part, parts], bytes);
+    fn prefetch(self, block: Self, part: usize, parts: usize, bytes: usize) {
+        self.ahead.prefetch::<R>(self.at, block.at, self.stride, [part, parts], bytes);
     }
 }
 

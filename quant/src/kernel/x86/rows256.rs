@@ -1,5 +1,6 @@
 //! Eight rows in a `ymm` register, with the dot products of AVX2 or of AVX-VNNI. With several tokens AVX2
-//! takes two registers, so that each word of a token is broadcast once for sixteen rows.
+//! takes two registers, so that each word of a token is broadcast once for sixteen rows. With one token it
+//! multiplies along rows: see `along256`.
 //!
 //! **Range.** `vpmaddubsw` adds two products of an unsigned and a signed byte to a 16-bit sum that
 //! saturates at 32767. With codes of at most `top` and activations of at most 127 a pair is at most
@@ -11,16 +12,16 @@ use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
 use super::kept::kept_in_registers;
-use crate::kernel::wide::rows::{CODE_WORDS, Rows, rows_functions};
+use crate::kernel::wide::rows::{CODE_WORDS, Rows, another, rows_functions};
 use crate::kernel::wide::tier::{Tier, impl_tier};
 
 /// `K` registers of eight rows; `D` multiplies.
 pub(super) struct Rows256<D, const K: usize = 1>(PhantomData<D>);
 
-/// An array of each of `K` registers. Not `std::array::from_fn`: its closures lack the tier's instructions.
+/// An array of `$n` elements. Not `std::array::from_fn`: its closures lack the tier's instructions.
 macro_rules! each {
-    ($zero:expr, |$k:ident| $element:expr) => {{
-        let mut out = [$zero; K];
+    ($n:expr, $zero:expr, |$k:ident| $element:expr) => {{
+        let mut out = [$zero; $n];
         for ($k, out) in out.iter_mut().enumerate() {
             *out = $element;
         }
@@ -28,22 +29,27 @@ macro_rules! each {
     }};
 }
 
-/// [`each`] of integers.
+pub(super) use each;
+
+/// [`each`] of integers, one for each register.
 macro_rules! ints {
     (|$k:ident| $element:expr) => {
-        each!(_mm256_setzero_si256(), |$k| $element)
+        each!(K, _mm256_setzero_si256(), |$k| $element)
     };
 }
 
-/// [`each`] of floats.
+/// [`each`] of floats, one for each register.
 macro_rules! floats {
     (|$k:ident| $element:expr) => {
-        each!(_mm256_setzero_ps(), |$k| $element)
+        each!(K, _mm256_setzero_ps(), |$k| $element)
     };
 }
 
 /// How codes are multiplied.
 pub(super) trait Dot {
+    /// Whether register `i` of the codes holds 16 columns of rows `i` and `i + 4`, instead of four columns of
+    /// all rows.
+    const ALONG_ROWS: bool = false;
     /// As [`Rows::Many`].
     type Many: Rows;
     /// As [`Rows::NARROW_BATCH`].
@@ -76,7 +82,10 @@ pub(super) struct VnniDot;
 /// # Safety
 /// As [`Rows::dot`].
 #[inline(always)]
-unsafe fn starts<const K: usize, const T: usize>(zero: i32, minus_zeros: *const i32) -> [[__m256i; K]; T] {
+pub(super) unsafe fn starts<const K: usize, const T: usize>(
+    zero: i32,
+    minus_zeros: *const i32,
+) -> [[__m256i; K]; T] {
     // SAFETY: the caller guarantees the instructions and `T` corrections, if there is a zero.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); K]; T];
@@ -182,17 +191,27 @@ impl Dot for VnniDot {
     }
 }
 
+/// Row 4. To the compiler it could be anywhere: otherwise it computes the address of each row by itself.
+#[inline(always)]
+fn fourth(at: *const u8, stride: usize) -> *const u8 {
+    another(at.wrapping_add(4 * stride))
+}
+
 rows_functions! {
-    /// 16 bytes of rows `r` and `r + 4`.
-    fn two(at: *const u8, stride: usize) -> __m256i {
-        let (low, high) = (_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(4 * stride).cast()));
+    /// 16 bytes of a row below and of one above.
+    fn two(low: *const u8, high: *const u8) -> __m256i {
+        let (low, high) = (_mm_loadu_si128(low.cast()), _mm_loadu_si128(high.cast()));
         _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+    }
+    /// 16 bytes of eight rows: rows `i` and `i + 4` in register `i`.
+    fn pairs(at: *const u8, stride: usize) -> [__m256i; 4] {
+        let high = fourth(at, stride);
+        each!(4, _mm256_setzero_si256(), |i| two(at.add(i * stride), high.add(i * stride)))
     }
     /// [`Rows::quads`] of eight rows.
     fn quads(at: *const u8, stride: usize) -> [__m256i; 4] {
         // A transposition of 4 x 4 words within each 128 bits: row 4 l + i ends in lane 4 l + i.
-        let (a, b) = (two(at, stride), two(at.add(stride), stride));
-        let (c, d) = (two(at.add(2 * stride), stride), two(at.add(3 * stride), stride));
+        let [a, b, c, d] = pairs(at, stride);
         let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
         let (cd_low, cd_high) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
         [
@@ -206,8 +225,10 @@ rows_functions! {
     fn words(at: *const u8, stride: usize) -> __m256i {
         // Not a gather: those are ten times slower on the many laptops whose microcode guards against
         // Downfall.
-        let word = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
-        _mm256_setr_epi32(word(0), word(1), word(2), word(3), word(4), word(5), word(6), word(7))
+        let high = fourth(at, stride);
+        let low = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
+        let high = |r: usize| high.add(r * stride).cast::<i32>().read_unaligned();
+        _mm256_setr_epi32(low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3))
     }
     /// Byte `n` of each lane in all its four bytes.
     fn replicate(a: __m256i, n: usize) -> __m256i {
@@ -224,6 +245,16 @@ rows_functions! {
         let high = if g.is_multiple_of(2) { _mm256_slli_epi32::<4>(byte) } else { byte };
         _mm256_min_epu8(_mm256_and_si256(high, each), sixteen)
     }
+    /// The same of sixteen columns of rows `i` and `i + 4`, the second ones if `high`.
+    fn fifth_bits_along(bits: __m256i, i: usize, high: bool) -> __m256i {
+        let each = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        // Byte `n` of a row's bits beside eight columns, then the next byte.
+        let first = (4 * i + 2 * usize::from(high)) as i64 * 0x0101_0101_0101_0101;
+        let at = _mm_set_epi64x(first + 0x0101_0101_0101_0101, first);
+        let bytes = _mm256_shuffle_epi8(bits, _mm256_broadcastsi128_si256(at));
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, each), each);
+        _mm256_and_si256(set, _mm256_set1_epi8(16))
+    }
     /// [`Rows::half`] of eight rows.
     fn half(a: __m256i) -> __m256 {
         let low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
@@ -232,7 +263,6 @@ rows_functions! {
     }
 }
 
-impl_tier!(Rows256<Avx2Dot>, "avx2,fma,f16c");
 impl_tier!(Rows256<Avx2Dot, 2>, "avx2,fma,f16c");
 impl_tier!(Rows256<VnniDot>, "avx2,fma,f16c,avxvnni");
 
@@ -248,12 +278,15 @@ where
 
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [Self::I; 4] {
-            let of_eight = each!([_mm256_setzero_si256(); 4], |k| quads(at.add(8 * k * stride), stride));
-            let mut out = [[_mm256_setzero_si256(); K]; 4];
-            for (j, out) in out.iter_mut().enumerate() {
-                *out = ints!(|k| of_eight[k][j]);
+            let of_eight = each!(K, [_mm256_setzero_si256(); 4], |k| quads(at.add(8 * k * stride), stride));
+            each!(4, [_mm256_setzero_si256(); K], |j| ints!(|k| of_eight[k][j]))
+        }
+        fn columns(at: *const u8, stride: usize) -> [Self::I; 4] {
+            if !D::ALONG_ROWS {
+                return Self::quads(at, stride);
             }
-            out
+            let of_eight = each!(K, [_mm256_setzero_si256(); 4], |k| pairs(at.add(8 * k * stride), stride));
+            each!(4, [_mm256_setzero_si256(); K], |i| ints!(|k| of_eight[k][i]))
         }
         fn words(at: *const u8, stride: usize) -> Self::I { ints!(|k| words(at.add(8 * k * stride), stride)) }
         fn splat(value: i32) -> Self::I { [_mm256_set1_epi32(value); K] }
@@ -273,7 +306,9 @@ where
         fn with_fifth_bits(codes: [Self::I; 8], bits: Self::I) -> [Self::I; 8] {
             let mut codes = codes;
             for (g, code) in codes.iter_mut().enumerate() {
-                *code = Self::or(*code, ints!(|k| fifth_bits(bits[k], g)));
+                *code = Self::or(*code, ints!(|k| {
+                    if D::ALONG_ROWS { fifth_bits_along(bits[k], g % 4, g >= 4) } else { fifth_bits(bits[k], g) }
+                }));
             }
             codes
         }

@@ -1,12 +1,13 @@
 //! The tables of the x86-64 tiers. It must not know what an instruction does.
 
+use super::along256::AlongRows;
 use super::avx2::Avx2;
 use super::avx512::Avx512;
-use super::rows256::{Avx2Dot, Rows256, VnniDot};
+use super::rows256::{Rows256, VnniDot};
 use super::rows512::Rows512;
 use super::{amx, peaks};
 use crate::isa::Isa;
-use crate::kernel::table::{Codes, Kernels, Peaks};
+use crate::kernel::table::{Codes, Kernels, Peaks, Read};
 use crate::kernel::wide::coded;
 use crate::kernel::wide::fill::fill;
 use crate::kernel::wide::float_table::float_table;
@@ -22,12 +23,15 @@ pub(in crate::kernel) fn of(isa: Isa) -> Option<&'static Kernels> {
     }
 }
 
+/// In the order of `Reading::ALL`.
+const READ: [Read; 2] = [peaks::read_in_turn, peaks::read_in_bursts];
+
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: coded::product::<Rows256<Avx2Dot>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<Rows256<AlongRows>>, fill: fill::<Avx2> },
     picked: None,
-    peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx2 },
+    peaks: &Peaks { read: READ, multiply: peaks::multiply_avx2 },
 };
 
 static AVX_VNNI: Kernels = Kernels {
@@ -35,7 +39,7 @@ static AVX_VNNI: Kernels = Kernels {
     floats: &AVX2_FLOATS,
     codes: &Codes { product: coded::product::<Rows256<VnniDot>>, fill: fill::<Avx2> },
     picked: None,
-    peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx_vnni },
+    peaks: &Peaks { read: READ, multiply: peaks::multiply_avx_vnni },
 };
 
 static AVX512_VNNI: Kernels = Kernels {
@@ -43,7 +47,7 @@ static AVX512_VNNI: Kernels = Kernels {
     floats: &AVX512_FLOATS,
     codes: &Codes { product: coded::product::<Rows512>, fill: fill::<Avx512> },
     picked: None,
-    peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_avx512_vnni },
+    peaks: &Peaks { read: READ, multiply: peaks::multiply_avx512_vnni },
 };
 
 static AMX: Kernels = Kernels {
@@ -51,7 +55,7 @@ static AMX: Kernels = Kernels {
     floats: &AVX512_FLOATS,
     codes: &Codes { product: amx::product, fill: fill::<Avx512> },
     picked: None,
-    peaks: &Peaks { read: peaks::read_avx2, multiply: peaks::multiply_amx },
+    peaks: &Peaks { read: READ, multiply: peaks::multiply_amx },
 };
 
 float_table!(AVX2_FLOATS, Avx2, "avx2,fma,f16c");
