@@ -105,9 +105,9 @@ fn speed_of_reads(pool: &Pool, kernels: &Kernels, parts: &[&[u8]]) -> f64 {
     speeds.into_iter().map(median).fold(0.0, f64::max)
 }
 
-/// Reads all parts once. Every thread begins with its share, which is where its memory is, and then takes what
-/// slower ones have left: products are shared by speed too, and a core that the system takes away for a moment
-/// is not the speed of RAM.
+/// Reads all parts once. Every thread begins with its share, which is where its memory is, and then takes
+/// what slower ones have left: products are shared by speed too, and a core that the system takes away for a
+/// moment is not the speed of RAM.
 fn read(pool: &Pool, kernels: &Kernels, parts: &[&[u8]], order: Reading) {
     let share = parts.len().div_ceil(pool.threads()).max(1);
     let shares: Vec<_> = parts.chunks(share).map(|parts| (parts, AtomicUsize::new(0))).collect();
