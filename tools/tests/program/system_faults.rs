@@ -165,8 +165,10 @@ fn f22_b70_to_b80_no_command_opens_a_socket() {
         command.args(["-f", "-qq", "-o", &log, "-e", "trace=socket,connect,bind,listen,accept4,sendto"]);
         command.env("HOME", folder.path()).arg(env!("CARGO_BIN_EXE_moelten")).args(line);
         run(&mut command, b"hello\n").fine();
-        let calls = std::fs::read_to_string(&log).unwrap();
-        assert_eq!(calls, "", "{line:?}");
+        let log = std::fs::read_to_string(&log).unwrap();
+        // A thread that ends with the process may leave a line without the name of a call.
+        let calls: Vec<_> = log.lines().filter(|line| !line.contains("???( <detached")).collect();
+        assert!(calls.is_empty(), "{line:?}: {calls:?}");
     }
     // Nor is there a command that would serve.
     assert_eq!(run(clean(Command::new(env!("CARGO_BIN_EXE_moelten"))).arg("serve"), b"").code, Some(2));
