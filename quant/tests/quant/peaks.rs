@@ -8,13 +8,14 @@ use crate::common::tiers;
 fn every_tier_reads_every_byte() {
     for kernels in tiers() {
         let isa = kernels.isa();
-        // Streams of the second length would be a multiple of 4096 bytes apart.
-        for (order, len) in
-            Reading::ALL.into_iter().flat_map(|order| [(order, 64 * 129 + 5), (order, 64 * 128 * 8)])
+        // Streams of the second length would be a multiple of 4096 bytes apart; there a byte of every line.
+        let lengths = [(64 * 129 + 5, 1), (64 * 1024, 61)];
+        for (order, (len, every)) in
+            Reading::ALL.into_iter().flat_map(|order| lengths.map(|length| (order, length)))
         {
             let mut data = vec![0_u8; len];
             let zero = kernels.read_through(&data, order);
-            for at in (0..len).step_by(3) {
+            for at in (0..len).step_by(every) {
                 data[at] = 1;
                 assert_ne!(kernels.read_through(&data, order), zero, "{isa}, {order:?}: byte {at} of {len}");
                 data[at] = 0;
