@@ -1,7 +1,6 @@
 //! Kernels that are written once for all tiers with vectors. `lanes` and `rows` say what a tier must offer
-//! for floats and for codes; `product`, `vector`, `attend`, `recurrence`, `blocks` and `product8` are written
-//! over it.
-//! They must not know instructions.
+//! for floats and for codes; `product`, `vector`, `attend`, `recurrence`, `blocks`, `product8`, `one_token`
+//! and `coded` are written over it. They must not know instructions.
 //!
 //! Generic functions are `#[inline(always)]` and carry no instructions of their own: they become machine
 //! code inside `#[target_feature]` functions, those of a tier's tables and [`tier::Tier::call`]. All of them
@@ -15,6 +14,7 @@ pub(super) mod coded;
 pub(super) mod fill;
 pub(super) mod float_table;
 pub(super) mod lanes;
+mod one_token;
 pub(super) mod product;
 pub(super) mod product8;
 pub(super) mod recurrence;

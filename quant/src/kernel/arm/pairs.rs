@@ -16,7 +16,9 @@ use super::vectors::{Two, as_bytes};
 use crate::activations::Activations;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format, zero_of};
 use crate::kernel::wide::coded;
-use crate::kernel::wide::product8::{Chunk, Consumer, TOKENS, TileProduct, Tiles, Tokens, fits, walk};
+use crate::kernel::wide::product8::{
+    Chunk, Consumer, TOKENS, TileProduct, Tiles, Tokens, fits, float_scales, walk,
+};
 use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::Tier;
 use crate::lattice::is_coded;
@@ -245,6 +247,8 @@ struct Adder<'a> {
 }
 
 impl<B: Blocks> Consumer<R, B> for Adder<'_> {
+    float_scales!();
+
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[Two; 8], scales: &B::Scales<R>, i: usize) {
         let weights = Weights::of::<B>(codes, scales, i);

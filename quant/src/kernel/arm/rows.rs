@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 
 use super::dots::CodeDot;
 use super::vectors::{Two, as_bytes, transposed};
-use crate::kernel::wide::rows::{Rows, another, rows_functions};
+use crate::kernel::wide::rows::{Bytes, Rows, another, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
@@ -37,6 +37,16 @@ impl<D> RowsNeon<D> {
         fn sixteen(at: *const u8, stride: usize, r: usize) -> int32x4_t {
             vreinterpretq_s32_u8(vld1q_u8(at.add(r * stride)))
         }
+        /// The byte of each lane as a number.
+        fn numbers(bytes: Bytes<Two>) -> Two {
+            // Bytes of an index beyond the table are 0.
+            let n = 0xffff_ff00 | bytes.n as u32;
+            let at = vreinterpretq_u8_u32(vld1q_u32([n, n + 4, n + 8, n + 12].as_ptr()));
+            let numbers = bytes!(|i| vqtbl1q_u8(as_bytes(bytes.words[i]), at));
+            if bytes.zero == 0 { numbers } else { both!(|i| vsubq_s32(numbers[i], vdupq_n_s32(bytes.zero))) }
+        }
+        /// Words, multiplied.
+        fn product(a: Two, b: Two) -> Two { both!(|i| vmulq_s32(a[i], b[i])) }
     }
 }
 
@@ -210,6 +220,41 @@ where
     ) -> [Two; T] {
         // SAFETY: the caller guarantees what the trait asks.
         unsafe { D::dot(w, zero, top, a, minus_zeros) }
+    }
+
+    const MULTIPLES: bool = true;
+
+    #[inline(always)]
+    unsafe fn dot_times(w: &[Two; 8], top: i32, a: *const u32, scale: Bytes<Two>) -> Two {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe {
+            // Without a zero its part is not read.
+            let [sums] = D::dot(w, 0, top, a, core::ptr::null());
+            Self::product(sums, Self::numbers(scale))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_halves_times(
+        w: &[Two; 8],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: [i32; 2],
+        scales: [Bytes<Two>; 2],
+    ) -> [Two; 2] {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe {
+            let [[first], [second]] =
+                Self::dot_halves(w, zero, top, a, [&raw const minus_zeros[0], &raw const minus_zeros[1]]);
+            [Self::product(first, Self::numbers(scales[0])), Self::product(second, Self::numbers(scales[1]))]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn times(value: i32, bytes: Bytes<Two>) -> Two {
+        // SAFETY: the caller guarantees what the trait asks.
+        unsafe { Self::product([vdupq_n_s32(value); 2], Self::numbers(bytes)) }
     }
 
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
 //! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
-use super::rows::{Rows, Source};
+use super::rows::{Bytes, Rows, Source};
 use crate::codes::Shape;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
 use crate::format::Format;
@@ -29,8 +29,16 @@ pub(in crate::kernel) trait Blocks {
     /// Bytes that hold bits of several pieces, 32 of each row.
     type Shared<R: Rows>;
 
+    /// Whether scales and minima are [`Multiples`].
+    const MULTIPLES: bool = false;
+
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
+    /// The same as they are stored, with [`Blocks::MULTIPLES`].
+    #[inline(always)]
+    unsafe fn multiples<R: Rows, S: Source<R>>(_unit: S) -> Multiples<R> {
+        unreachable!("the scales are no multiples")
+    }
     /// What pieces `first .. first + 4` share; `first` is a multiple of four. A tier with room for it in its
     /// registers reads it once for all of them.
     unsafe fn shared<R: Rows, S: Source<R>>(unit: S, first: usize) -> Self::Shared<R>;
@@ -107,6 +115,62 @@ macro_rules! floats_of_bytes {
             $element
         };
     )*};
+}
+
+/// Scales that are whole multiples of a float, and minima of another. Multiple `i` is byte `i % 4` of the
+/// lanes of word `i / 4`. As floats the scales are exact: 8 bits times the 11 of an f16.
+pub(in crate::kernel) struct Multiples<R: Rows> {
+    /// Of which the scales are multiples.
+    pub unit: R::F,
+    /// Of which the minima are multiples.
+    pub min_unit: R::F,
+    scales: [R::I; 4],
+    minima: [R::I; 4],
+    /// Subtracted from the bytes of scales.
+    zero: i32,
+}
+
+impl<R: Rows> Multiples<R> {
+    /// The multiple that scale `i` is.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline(always)]
+    pub unsafe fn scale(&self, i: usize) -> Bytes<R::I> {
+        // SAFETY: the caller guarantees the word.
+        Bytes { words: unsafe { *self.scales.get_unchecked(i / 4) }, n: i % 4, zero: self.zero }
+    }
+
+    /// The multiple that minimum `i` is.
+    ///
+    /// # Safety
+    /// There are so many.
+    #[inline(always)]
+    pub unsafe fn min(&self, i: usize) -> Bytes<R::I> {
+        // SAFETY: the caller guarantees the word.
+        Bytes { words: unsafe { *self.minima.get_unchecked(i / 4) }, n: i % 4, zero: 0 }
+    }
+
+    /// As floats.
+    ///
+    /// # Safety
+    /// As [`Rows`].
+    #[inline(always)]
+    unsafe fn floats<const N: usize, const M: usize>(self) -> Scales<R, N, M> {
+        let Self { unit, min_unit, scales, minima, zero } = self;
+        // SAFETY: the caller guarantees the instructions.
+        unsafe {
+            let of_byte = |word, n: usize| R::and(R::shr(word, 8 * n as i32), R::splat(255));
+            let scale = floats_of_bytes!(scales, |word, AT| {
+                let byte = of_byte(word, AT);
+                R::mul(unit, R::float(if zero == 0 { byte } else { R::add(byte, R::splat(-zero)) }))
+            });
+            Scales {
+                scale,
+                min: floats_of_bytes!(minima, |word, AT| R::mul(min_unit, R::float(of_byte(word, AT)))),
+            }
+        }
+    }
 }
 
 /// One scale for the block, no minimum.
@@ -212,16 +276,6 @@ unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::
     }
 }
 
-/// Byte `n` of each lane, unsigned, as float.
-///
-/// # Safety
-/// As [`Rows`].
-#[inline(always)]
-unsafe fn byte<R: Rows>(words: R::I, n: usize) -> R::F {
-    // SAFETY: the caller guarantees the instructions.
-    unsafe { R::float(R::and(R::shr(words, 8 * n as i32), R::splat(255))) }
-}
-
 /// Byte `n` of each lane, signed, as float.
 ///
 /// # Safety
@@ -237,21 +291,56 @@ unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
 /// # Safety
 /// As [`Rows`].
 #[inline(always)]
-unsafe fn k_scales<R: Rows, S: Source<R>>(unit: S) -> Scales<R, 8, 8> {
+unsafe fn k_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
     // SAFETY: the caller guarantees the instructions and 16 bytes of each row.
     unsafe {
         // All at once: 16 bytes of each row cost little more than one word of each.
         let [ds, a, b, c] = unit.quads(0);
-        let (d, dmin) = halves_of::<R>(ds);
+        let (unit, min_unit) = halves_of::<R>(ds);
         let (six, four, two) = (R::splat(0x3f3f_3f3f), R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
         let high_scales = R::or(R::and(c, four), R::and(R::shr(a, 2), two));
         let high_minima = R::or(R::and(R::shr(c, 4), four), R::and(R::shr(b, 2), two));
-        let scales = [R::and(a, six), high_scales];
-        let minima = [R::and(b, six), high_minima];
-        Scales {
-            scale: floats_of_bytes!(scales, |word, N| R::mul(d, byte::<R>(word, N))),
-            min: floats_of_bytes!(minima, |word, N| R::mul(dmin, byte::<R>(word, N))),
-        }
+        let none = R::splat(0);
+        let scales = [R::and(a, six), high_scales, none, none];
+        let minima = [R::and(b, six), high_minima, none, none];
+        Multiples { unit, min_unit, scales, minima, zero: 0 }
+    }
+}
+
+/// The 16 scales and minima of `Q2_K`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn q2_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
+    // SAFETY: the caller guarantees the instructions and the block of each row.
+    unsafe {
+        let packed = unit.quads(0);
+        let (unit, min_unit) = halves_of::<R>(unit.words(80));
+        let low = R::splat(0x0f0f_0f0f);
+        let scales = ints!(|i| R::and(packed[i], low));
+        let minima = ints!(|i| R::and(R::shr(packed[i], 4), low));
+        Multiples { unit, min_unit, scales, minima, zero: 0 }
+    }
+}
+
+/// The 16 scales of `Q3_K`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn q3_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
+    // SAFETY: the caller guarantees the instructions and the block of each row.
+    unsafe {
+        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
+        let [p, q, r, s] = unit.quads(94);
+        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
+        let d = R::half(R::shr(s, 16));
+        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
+        let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
+        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
+        let scales = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
+        Multiples { unit: d, min_unit: d, scales, minima: [R::splat(0); 4], zero: 32 }
     }
 }
 
@@ -306,7 +395,7 @@ pub(in crate::kernel) use for_format;
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal, $m:literal], $zero:literal, $top:literal;
-        |$unit:ident| $scales:block
+        |$unit:ident| $scales:block $(multiples $multiples:block)?
         [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
         |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
     )*) => {$(
@@ -327,6 +416,16 @@ macro_rules! blocks {
                 // within it as `decode` lays it out.
                 unsafe { $scales }
             }
+
+            $(
+                const MULTIPLES: bool = true;
+
+                #[inline(always)]
+                unsafe fn multiples<R: Rows, S: Source<R>>($unit: S) -> Multiples<R> {
+                    // SAFETY: as above.
+                    unsafe { $multiples }
+                }
+            )?
 
             #[inline(always)]
             #[allow(unused_unsafe, reason = "pieces of many formats share nothing")]
@@ -384,46 +483,24 @@ blocks! {
     }
 
     Q2K: [16, 16], 0, 3;
-    |unit| {
-        let packed = unit.quads(0);
-        let (d, dmin) = halves_of::<R>(unit.words(80));
-        let low = R::splat(0x0f0f_0f0f);
-        Scales {
-            scale: floats_of_bytes!(packed, |word, N| R::mul(d, byte::<R>(R::and(word, low), N))),
-            min: floats_of_bytes!(packed, |word, N| R::mul(dmin, byte::<R>(R::and(R::shr(word, 4), low), N))),
-        }
-    }
-    [1] |unit, first| { [unit.keep(16 + first / 4 * 32)] }
+    |unit| { q2_multiples(unit).floats() } multiples { q2_multiples(unit) }
+    [1] |unit, first| { [unit.keep_halves(16 + first / 4 * 32)] }
     |_, [bytes], _| { fields::<R>(bytes, 2 * NTH as i32, 3) }
 
     Q3K: [16, 0], 4, 7;
-    |unit| {
-        // The 12 bytes of scales begin in the middle of a word of the last 16 bytes.
-        let [p, q, r, s] = unit.quads(94);
-        let (a, b, c) = (between::<R>(p, q), between::<R>(q, r), between::<R>(r, s));
-        let d = R::half(R::shr(s, 16));
-        let (four, two) = (R::splat(0x0f0f_0f0f), R::splat(0x3030_3030));
-        let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
-        let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
-        let scales: [R::I; 4] = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
-        let scale = floats_of_bytes!(scales, |word, N| {
-            let unsigned = R::and(R::shr(word, 8 * N as i32), R::splat(255));
-            R::mul(d, R::float(R::add(unsigned, R::splat(-32))))
-        });
-        Scales { scale, min: [] }
-    }
-    [2] |unit, first| { [unit.keep(32 + first / 4 * 32), unit.keep(0)] }
+    |unit| { q3_multiples(unit).floats() } multiples { q3_multiples(unit) }
+    [2] |unit, first| { [unit.keep_halves(32 + first / 4 * 32), unit.keep_halves(0)] }
     |_, [low, high], first| {
         with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
 
     Q4K: [8, 8], 0, 15;
-    |unit| { k_scales(unit) }
+    |unit| { k_multiples(unit).floats() } multiples { k_multiples(unit) }
     [2] |unit, first| { [unit.keep(16 + first / 2 * 32), unit.keep(48 + first / 2 * 32)] }
     |_, bytes, _| { fields::<R>(&bytes[NTH / 2], 4 * (NTH % 2) as i32, 15) }
 
     Q5K: [8, 8], 0, 31;
-    |unit| { k_scales(unit) }
+    |unit| { k_multiples(unit).floats() } multiples { k_multiples(unit) }
     [3] |unit, first| {
         [unit.keep(48 + first / 2 * 32), unit.keep(80 + first / 2 * 32), unit.keep(16)]
     }
@@ -441,7 +518,7 @@ blocks! {
     }
     [3] |unit, first| {
         let at = first / 4 * 64;
-        [unit.keep(at), unit.keep(at + 32), unit.keep(128 + at / 2)]
+        [unit.keep_halves(at), unit.keep_halves(at + 32), unit.keep_halves(128 + at / 2)]
     }
     |_, bytes, _| {
         let low = fields::<R>(&bytes[NTH % 2], 4 * (NTH / 2) as i32, 15);

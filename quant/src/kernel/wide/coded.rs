@@ -7,7 +7,8 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::blocks::{Blocks, ScalesOf};
-use super::product8::{self, Chunk, Many, Spare, Tokens, walk};
+use super::one_token;
+use super::product8::{Chunk, Many, Spare, Tokens, fits_both, multiply, walk};
 use super::rows::{Neighbours, Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
@@ -77,19 +78,21 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
     }
 }
 
-/// [`product8::product`], of formats of tables too.
+/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says.
 ///
 /// # Safety
-/// As there.
+/// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
 pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    // SAFETY: as for this function.
+    if !fits_both::<R>(w, x) {
+        return crate::kernel::scalar::codes::product(w, x, out);
+    }
+    // SAFETY: as for this function; rows are where their matrix says.
     unsafe {
-        if !is_coded(w.format()) || !product8::fits_both::<R>(w, x) {
-            product8::product::<R>(w, x, out);
-        } else if x.tokens() == 1 {
-            strips::<R>(w, x, out);
-        } else {
-            strips::<R::Many>(w, x, out);
+        match (is_coded(w.format()), x.tokens()) {
+            (true, 1) => strips::<R>(w, x, out),
+            (true, _) => strips::<R::Many>(w, x, out),
+            (false, 1) => one_token::product::<R>(w, x, out),
+            (false, _) => Chunk::each(w, x, out, |chunk| multiply::<R::Many>(chunk)),
         }
     }
 }

@@ -9,12 +9,11 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::blocks::{Blocks, ScalesOf, for_format, zero_of};
-use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock, Streams};
+use super::rows::{CODE_WORDS, Neighbours, Rows, Source, Stock};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::activations::room;
 use crate::kernel::outputs::out_at;
-use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
 /// Tokens that a tile is multiplied with before its weights are unpacked again: their activations should
@@ -22,7 +21,7 @@ use crate::matrix::QMatrix;
 pub(in crate::kernel) const TOKENS: usize = 128;
 
 /// The largest distance of rows, so that offsets of 16 of them are 32-bit words.
-const MAX_STRIDE: usize = 1 << 26;
+pub(super) const MAX_STRIDE: usize = 1 << 26;
 
 /// A run of tokens of `Q8` activations.
 #[derive(Clone, Copy)]
@@ -40,7 +39,7 @@ pub(in crate::kernel) struct Tokens<'a> {
 }
 
 impl<'a> Tokens<'a> {
-    fn of(x: Activations<'a>) -> Self {
+    pub fn of(x: Activations<'a>) -> Self {
         let ((words, record), (all, first)) = (x.words(), x.place());
         Self { words, record, room: room(all), first, count: x.tokens() }
     }
@@ -82,12 +81,35 @@ impl Sides {
 
 /// Takes the pieces of a tile in order.
 pub(in crate::kernel) trait Consumer<R: Rows, B: Blocks> {
+    /// The scales of a block as it takes them.
+    type Scales;
+
+    /// The scales of a block.
+    ///
+    /// # Safety
+    /// As [`Source`], with a block.
+    unsafe fn scales<S: Source<R>>(unit: S) -> Self::Scales;
     /// Piece `i` of a block with these scales; it is block `block` of the activations.
     ///
     /// # Safety
     /// As [`Rows`]; the activations have that block.
-    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize);
+    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &Self::Scales, i: usize);
 }
+
+/// Of a [`Consumer`] that takes scales as floats.
+macro_rules! float_scales {
+    () => {
+        type Scales = B::Scales<R>;
+
+        #[inline(always)]
+        unsafe fn scales<S: $crate::kernel::wide::rows::Source<R>>(unit: S) -> B::Scales<R> {
+            // SAFETY: as for this function.
+            unsafe { B::scales(unit) }
+        }
+    };
+}
+
+pub(in crate::kernel) use float_scales;
 
 /// Unpacks some of the blocks of a tile of rows, which starts at `tile`.
 ///
@@ -105,7 +127,7 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
         // SAFETY: the caller guarantees the instructions and the blocks.
         unsafe {
             let at = tile.block(unit, B::BYTES);
-            let scales = B::scales::<R, S>(at);
+            let scales = C::scales(at);
             for first in (0..B::PIECES).step_by(4) {
                 let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
                 macro_rules! take {
@@ -135,7 +157,7 @@ pub(in crate::kernel) struct Sides {
     /// Negated sums of the codes, whole and of the first half.
     pub minus_sums: [*const i32; 2],
     /// The same times the format's zero; of the first half and of the second half if the format has halves.
-    minus_zeros: [*const i32; 2],
+    pub minus_zeros: [*const i32; 2],
 }
 
 /// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged if there are `MANY`
@@ -144,7 +166,7 @@ pub(in crate::kernel) struct Sides {
 /// # Safety
 /// As [`Rows`]; the tokens exist in `a` and in `sides`.
 #[inline(always)]
-unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
+pub(super) unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
     codes: &[R::I; 8],
     scales: &B::Scales<R>,
     i: usize,
@@ -167,6 +189,12 @@ unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
         for t in 0..T {
             lows[t] = low.add(t).read();
             highs[t] = sum.add(t).read() - lows[t];
+        }
+        if !MANY {
+            let zero = const { zero_of::<R, B>() };
+            let [first, second] = R::dot_halves::<T>(codes, zero, B::TOP, a, sides.minus_zeros);
+            let acc = add_dots::<R, B, T, MANY>(first, scales, 2 * i, sides.scales, lows, acc);
+            return add_dots::<R, B, T, MANY>(second, scales, 2 * i + 1, sides.scales, highs, acc);
         }
         let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
         let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
@@ -232,7 +260,13 @@ unsafe fn add_dots<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
 /// # Safety
 /// The sums exist, and the outputs are good for writing.
 #[inline(always)]
-unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: usize, out: [*mut i32; 2]) {
+pub(super) unsafe fn times_zero(
+    zero: i32,
+    halves: bool,
+    [sums, lows]: [*const i32; 2],
+    n: usize,
+    out: [*mut i32; 2],
+) {
     if zero == 0 {
         return;
     }
@@ -244,28 +278,6 @@ unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: 
             if halves {
                 out[1].add(t).write((sum - low) * zero);
             }
-        }
-    }
-}
-
-/// One token: its sums stay in a register.
-struct One<'a, R: Rows> {
-    x: Tokens<'a>,
-    acc: R::F,
-}
-
-impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
-    #[inline(always)]
-    unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
-        // SAFETY: the caller guarantees the instructions and the block.
-        unsafe {
-            let mut zeros = [0; 2];
-            let [first, second] = &mut zeros;
-            let (a, mut sides) = self.x.sides(block);
-            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
-            sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
-            let [sum] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
-            self.acc = R::finished(sum);
         }
     }
 }
@@ -290,6 +302,8 @@ pub(super) struct Many<'a> {
 }
 
 impl<R: Rows, B: Blocks> Consumer<R, B> for Many<'_> {
+    float_scales!();
+
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
         // SAFETY: the caller guarantees the instructions and the block; `acc` has `count` sums by
@@ -386,25 +400,6 @@ impl<R: Rows> TileProduct<R> for Vectors {
     }
 }
 
-/// `out` of the whole product, laid out as [`crate::Kernels::matmul`] says.
-///
-/// # Safety
-/// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
-pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    if !fits_both::<R>(w, x) {
-        return crate::kernel::scalar::codes::product(w, x, out);
-    }
-    // SAFETY: as for this function; rows are where their matrix says.
-    unsafe {
-        if x.tokens() == 1 {
-            let x = Tokens::of(x);
-            for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> }));
-        } else {
-            Chunk::each(w, x, out, |chunk| multiply::<R::Many>(chunk));
-        }
-    }
-}
-
 /// Whether a matrix suits vectors; the scalar reference multiplies the others.
 pub(in crate::kernel) fn fits<R: Rows>(w: QMatrix<'_>) -> bool {
     w.rows() >= R::ROWS && w.row_bytes() <= MAX_STRIDE
@@ -422,59 +417,6 @@ pub(in crate::kernel) fn fits_both<R: Rows>(w: QMatrix<'_>, x: Activations<'_>) 
 pub(in crate::kernel) unsafe fn multiply<R: Rows>(chunk: Chunk<'_>) {
     // SAFETY: as for this function.
     unsafe { for_format!(chunk.w.format(), |B| R::call(Tiles::<B, Vectors>::of(chunk))) }
-}
-
-/// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
-/// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
-/// lane a row is in changes no bit of its sum.
-///
-/// As [`product`], with rows for a tile.
-struct Stream<'a, B> {
-    w: QMatrix<'a>,
-    x: Tokens<'a>,
-    out: &'a mut [f32],
-    blocks: PhantomData<B>,
-}
-
-impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
-    type Out = ();
-
-    #[inline(always)]
-    unsafe fn run(self) {
-        let Self { w, x, out, .. } = self;
-        let (rows, row_bytes) = (w.rows(), w.row_bytes());
-        let runs_from = |first: usize| {
-            // Rows that do not fill a tile are computed with the rows before them.
-            let start = first.min(rows - R::ROWS);
-            (first < rows).then(|| (start, run_of(rows - start, row_bytes, R::ROWS, MAX_STRIDE)))
-        };
-        let tile =
-            |row: usize, run: usize| (w.data().as_ptr().wrapping_add(row * row_bytes), run * row_bytes);
-        let mut runs = runs_from(0);
-        while let Some((start, run)) = runs {
-            runs = runs_from(start + R::ROWS * run);
-            let end = start + run;
-            for row in start..end {
-                let (at, stride) = tile(row, run);
-                let next = match runs {
-                    Some((first, run)) if row + 1 == end => tile(first, run),
-                    _ => (at.wrapping_add(row_bytes), stride),
-                };
-                let mut sums = [0.0; 16];
-                // SAFETY: the caller guarantees the instructions and the token. `ROWS` rows, `run` apart,
-                // from this one on exist, and are as many sums.
-                unsafe {
-                    let mut one = One::<R> { x, acc: R::splat_f(0.0) };
-                    let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
-                    walk::<R, B, _, _>(tile, 0..w.cols() / (32 * B::PIECES), &mut one);
-                    R::store(sums.as_mut_ptr(), one.acc);
-                }
-                for (lane, sum) in sums.iter().enumerate().take(R::ROWS) {
-                    out[row + lane * run] = *sum;
-                }
-            }
-        }
-    }
 }
 
 /// All rows of a product and some of its tokens, at most [`TOKENS`].

@@ -40,7 +40,13 @@ pub(in crate::kernel) trait Rows: Tier {
     }
     /// 32 bytes of each row, of which several pieces have bits.
     unsafe fn keep(at: *const u8, stride: usize) -> Self::Kept;
-    /// The bytes in the order of [`Rows::columns`], 16 and 16.
+    /// As [`Rows::keep`], for codes in whatever order [`Rows::dot_halves`] takes them.
+    #[inline(always)]
+    unsafe fn keep_halves(at: *const u8, stride: usize) -> Self::Kept {
+        // SAFETY: as for this function.
+        unsafe { Self::keep(at, stride) }
+    }
+    /// The bytes in the order of [`Rows::columns`], 16 and 16, or in that of [`Rows::keep_halves`].
     unsafe fn kept(bytes: &Self::Kept) -> [Self::I; 8];
     /// The four bytes at `at + r * stride` as lane `r`.
     unsafe fn words(at: *const u8, stride: usize) -> Self::I;
@@ -125,6 +131,51 @@ pub(in crate::kernel) trait Rows: Tier {
         minus_zeros: *const i32,
     ) -> [Self::I; T];
 
+    /// As [`Rows::dot`], for 32 columns of which each half has its own sums.
+    #[inline(always)]
+    unsafe fn dot_halves<const T: usize>(
+        w: &[Self::I; 8],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: [*const i32; 2],
+    ) -> [[Self::I; T]; 2] {
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = *w;
+        // SAFETY: as for this function.
+        unsafe {
+            [
+                Self::dot(&[c0, c1, c2, c3], zero, top, a, minus_zeros[0]),
+                Self::dot(&[c4, c5, c6, c7], zero, top, a.add(4), minus_zeros[1]),
+            ]
+        }
+    }
+
+    /// Whether a product of one token multiplies sums with scales as whole numbers, by the functions below.
+    const MULTIPLES: bool = false;
+    /// [`Rows::dot`] without a zero for one token, times a byte of each lane.
+    #[inline(always)]
+    unsafe fn dot_times(_w: &[Self::I; 8], _top: i32, _a: *const u32, _scale: Bytes<Self::I>) -> Self::I {
+        unreachable!("scales are floats")
+    }
+    /// [`Rows::dot_halves`] for one token and codes of up to three bits, times a byte of each lane for either
+    /// half.
+    #[inline(always)]
+    unsafe fn dot_halves_times(
+        _w: &[Self::I; 8],
+        _zero: i32,
+        _top: i32,
+        _a: *const u32,
+        _minus_zeros: [i32; 2],
+        _scales: [Bytes<Self::I>; 2],
+    ) -> [Self::I; 2] {
+        unreachable!("scales are floats")
+    }
+    /// `value`, which fits 16 bits, times a byte of each lane.
+    #[inline(always)]
+    unsafe fn times(_value: i32, _bytes: Bytes<Self::I>) -> Self::I {
+        unreachable!("minima are floats")
+    }
+
     /// Codes in the order in which [`Rows::dots`] takes them, worth the work for several tokens.
     #[inline(always)]
     unsafe fn arrange(codes: &[Self::I; 8]) -> [Self::I; 8] {
@@ -144,6 +195,14 @@ pub(in crate::kernel) trait Rows: Tier {
     }
 }
 
+/// Byte `n` of each lane of `words`, less `zero`.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) struct Bytes<I> {
+    pub words: I,
+    pub n: usize,
+    pub zero: i32,
+}
+
 /// Where the blocks of a tile of rows lie. Offsets are those of the stock block.
 ///
 /// # Safety
@@ -157,6 +216,8 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn columns(self, offset: usize) -> [R::I; 4];
     /// 32 bytes of each row, for [`Rows::kept`].
     unsafe fn keep(self, offset: usize) -> R::Kept;
+    /// 32 bytes of each row, for [`Rows::kept`] and [`Rows::dot_halves`].
+    unsafe fn keep_halves(self, offset: usize) -> R::Kept;
     /// Four bytes of each row.
     unsafe fn words(self, offset: usize) -> R::I;
     /// An f16 of each row, which more bytes of the block follow.
@@ -317,6 +378,11 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
         unsafe { R::keep(self.at.add(offset), self.stride) }
     }
     #[inline(always)]
+    unsafe fn keep_halves(self, offset: usize) -> R::Kept {
+        // SAFETY: as above.
+        unsafe { R::keep_halves(self.at.add(offset), self.stride) }
+    }
+    #[inline(always)]
     unsafe fn words(self, offset: usize) -> R::I {
         // SAFETY: as above.
         unsafe { R::words(self.at.add(offset), self.stride) }
@@ -347,10 +413,10 @@ pub(in crate::kernel) const CODE_WORDS: usize = 8;
 
 /// Writes functions of a `Rows` implementation.
 macro_rules! rows_functions {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
+    ($($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),*) $(-> $result:ty)? { $($body:tt)* })*) => {$(
         $(#[$doc])*
         #[inline(always)]
-        unsafe fn $name($($arg: $type),*) $(-> $result)? {
+        $vis unsafe fn $name($($arg: $type),*) $(-> $result)? {
             // SAFETY: the caller guarantees the instructions and the pointers, as the trait asks.
             unsafe { $($body)* }
         }

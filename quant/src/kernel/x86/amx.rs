@@ -20,7 +20,9 @@ use crate::format::Format;
 use crate::kernel::prefetch::prefetch;
 use crate::kernel::wide::blocks::{Blocks, ScalesOf, for_format};
 use crate::kernel::wide::coded;
-use crate::kernel::wide::product8::{Chunk, Consumer, TileProduct, Tiles, Tokens, fits, multiply, walk};
+use crate::kernel::wide::product8::{
+    Chunk, Consumer, TileProduct, Tiles, Tokens, fits, float_scales, multiply, walk,
+};
 use crate::kernel::wide::rows::{CODE_WORDS, Neighbours, Rows, Stock};
 use crate::kernel::wide::tier::{Tier, Work};
 use crate::lattice;
@@ -195,6 +197,8 @@ struct Unpack<'a> {
 }
 
 impl<B: Blocks> Consumer<R, B> for Unpack<'_> {
+    float_scales!();
+
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[__m512i; 8], scales: &B::Scales<R>, i: usize) {
         let (Tile(lines), sides) =

@@ -47,9 +47,6 @@ macro_rules! floats {
 
 /// How codes are multiplied.
 pub(super) trait Dot {
-    /// Whether register `i` of the codes holds 16 columns of rows `i` and `i + 4`, instead of four columns of
-    /// all rows.
-    const ALONG_ROWS: bool = false;
     /// As [`Rows::Many`].
     type Many: Rows;
     /// As [`Rows::NARROW_BATCH`].
@@ -82,10 +79,7 @@ pub(super) struct VnniDot;
 /// # Safety
 /// As [`Rows::dot`].
 #[inline(always)]
-pub(super) unsafe fn starts<const K: usize, const T: usize>(
-    zero: i32,
-    minus_zeros: *const i32,
-) -> [[__m256i; K]; T] {
+unsafe fn starts<const K: usize, const T: usize>(zero: i32, minus_zeros: *const i32) -> [[__m256i; K]; T] {
     // SAFETY: the caller guarantees the instructions and `T` corrections, if there is a zero.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); K]; T];
@@ -193,7 +187,7 @@ impl Dot for VnniDot {
 
 /// Row 4. To the compiler it could be anywhere: otherwise it computes the address of each row by itself.
 #[inline(always)]
-fn fourth(at: *const u8, stride: usize) -> *const u8 {
+pub(super) fn fourth(at: *const u8, stride: usize) -> *const u8 {
     another(at.wrapping_add(4 * stride))
 }
 
@@ -204,12 +198,12 @@ rows_functions! {
         _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
     }
     /// 16 bytes of eight rows: rows `i` and `i + 4` in register `i`.
-    fn pairs(at: *const u8, stride: usize) -> [__m256i; 4] {
+    pub(super) fn pairs(at: *const u8, stride: usize) -> [__m256i; 4] {
         let high = fourth(at, stride);
         each!(4, _mm256_setzero_si256(), |i| two(at.add(i * stride), high.add(i * stride)))
     }
     /// [`Rows::quads`] of eight rows.
-    fn quads(at: *const u8, stride: usize) -> [__m256i; 4] {
+    pub(super) fn quads(at: *const u8, stride: usize) -> [__m256i; 4] {
         // A transposition of 4 x 4 words within each 128 bits: row 4 l + i ends in lane 4 l + i.
         let [a, b, c, d] = pairs(at, stride);
         let (ab_low, ab_high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
@@ -222,7 +216,7 @@ rows_functions! {
         ]
     }
     /// [`Rows::words`] of eight rows.
-    fn words(at: *const u8, stride: usize) -> __m256i {
+    pub(super) fn words(at: *const u8, stride: usize) -> __m256i {
         // Not a gather: those are ten times slower on the many laptops whose microcode guards against
         // Downfall.
         let high = fourth(at, stride);
@@ -245,18 +239,8 @@ rows_functions! {
         let high = if g.is_multiple_of(2) { _mm256_slli_epi32::<4>(byte) } else { byte };
         _mm256_min_epu8(_mm256_and_si256(high, each), sixteen)
     }
-    /// The same of sixteen columns of rows `i` and `i + 4`, the second ones if `high`.
-    fn fifth_bits_along(bits: __m256i, i: usize, high: bool) -> __m256i {
-        let each = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        // Byte `n` of a row's bits beside eight columns, then the next byte.
-        let first = (4 * i + 2 * usize::from(high)) as i64 * 0x0101_0101_0101_0101;
-        let at = _mm_set_epi64x(first + 0x0101_0101_0101_0101, first);
-        let bytes = _mm256_shuffle_epi8(bits, _mm256_broadcastsi128_si256(at));
-        let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, each), each);
-        _mm256_and_si256(set, _mm256_set1_epi8(16))
-    }
     /// [`Rows::half`] of eight rows.
-    fn half(a: __m256i) -> __m256 {
+    pub(super) fn half(a: __m256i) -> __m256 {
         let low = _mm256_and_si256(a, _mm256_set1_epi32(0xffff));
         let packed = _mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256::<1>(low));
         _mm256_cvtph_ps(packed)
@@ -281,13 +265,6 @@ where
             let of_eight = each!(K, [_mm256_setzero_si256(); 4], |k| quads(at.add(8 * k * stride), stride));
             each!(4, [_mm256_setzero_si256(); K], |j| ints!(|k| of_eight[k][j]))
         }
-        fn columns(at: *const u8, stride: usize) -> [Self::I; 4] {
-            if !D::ALONG_ROWS {
-                return Self::quads(at, stride);
-            }
-            let of_eight = each!(K, [_mm256_setzero_si256(); 4], |k| pairs(at.add(8 * k * stride), stride));
-            each!(4, [_mm256_setzero_si256(); K], |i| ints!(|k| of_eight[k][i]))
-        }
         fn words(at: *const u8, stride: usize) -> Self::I { ints!(|k| words(at.add(8 * k * stride), stride)) }
         fn splat(value: i32) -> Self::I { [_mm256_set1_epi32(value); K] }
         fn and(a: Self::I, b: Self::I) -> Self::I { ints!(|k| _mm256_and_si256(a[k], b[k])) }
@@ -306,9 +283,7 @@ where
         fn with_fifth_bits(codes: [Self::I; 8], bits: Self::I) -> [Self::I; 8] {
             let mut codes = codes;
             for (g, code) in codes.iter_mut().enumerate() {
-                *code = Self::or(*code, ints!(|k| {
-                    if D::ALONG_ROWS { fifth_bits_along(bits[k], g % 4, g >= 4) } else { fifth_bits(bits[k], g) }
-                }));
+                *code = Self::or(*code, ints!(|k| fifth_bits(bits[k], g)));
             }
             codes
         }

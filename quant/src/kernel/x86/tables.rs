@@ -29,7 +29,7 @@ const READ: [Read; 2] = [peaks::read_in_turn, peaks::read_in_bursts];
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     floats: &AVX2_FLOATS,
-    codes: &Codes { product: coded::product::<Rows256<AlongRows>>, fill: fill::<Avx2> },
+    codes: &Codes { product: coded::product::<AlongRows>, fill: fill::<Avx2> },
     picked: None,
     peaks: &Peaks { read: READ, multiply: peaks::multiply_avx2 },
 };
