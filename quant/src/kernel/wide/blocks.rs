@@ -118,7 +118,7 @@ macro_rules! floats_of_bytes {
 }
 
 /// Scales that are whole multiples of a float, and minima of another. Multiple `i` is byte `i % 4` of the
-/// lanes of word `i / 4`. As floats the scales are exact: 8 bits times the 11 of an f16.
+/// lanes of word `i / 4`. As floats all are exact: 8 bits times the 11 of an f16.
 pub(in crate::kernel) struct Multiples<R: Rows> {
     /// Of which the scales are multiples.
     pub unit: R::F,
@@ -134,7 +134,7 @@ impl<R: Rows> Multiples<R> {
     /// The multiple that scale `i` is.
     ///
     /// # Safety
-    /// There are so many.
+    /// `i` is below the number of both in a block.
     #[inline(always)]
     pub unsafe fn scale(&self, i: usize) -> Bytes<R::I> {
         // SAFETY: the caller guarantees the word.
@@ -144,7 +144,7 @@ impl<R: Rows> Multiples<R> {
     /// The multiple that minimum `i` is.
     ///
     /// # Safety
-    /// There are so many.
+    /// `i` is below the number of both in a block.
     #[inline(always)]
     pub unsafe fn min(&self, i: usize) -> Bytes<R::I> {
         // SAFETY: the caller guarantees the word.

@@ -30,7 +30,7 @@ const EACH: [usize; FOUR] = [0, 1, 2, 3];
 pub(super) enum Kept {
     /// In the order of [`Rows::columns`], 16 and 16.
     Columns([__m256i; 8]),
-    /// At this address and every so many bytes.
+    /// The address of the first row, and the bytes from row to row.
     WholeRows(*const u8, usize),
 }
 
