@@ -13,31 +13,45 @@ pub(super) fn prefetch(from: *const u8, len: usize) {
     }
 }
 
+/// Prefetches lines at distances from an address.
+#[cfg(target_arch = "aarch64")]
+macro_rules! prefetch_lines {
+    ($how:literal, $at:ident, $($distance:literal)*) => {
+        // SAFETY: every processor has the instruction, which changes nothing and faults on no address.
+        unsafe {
+            core::arch::asm!(
+                $(concat!("prfm ", $how, ", [{0}, #", $distance, "]"),)*
+                in(reg) $at, options(readonly, nostack, preserves_flags)
+            );
+        }
+    };
+    // Four lines with one address: left to itself, the compiler computes that of each.
+    ($how:literal, $from:ident, len $len:ident) => {
+        for first in (0..$len).step_by(256) {
+            let at = $from.wrapping_add(first);
+            match ($len - first).div_ceil(64) {
+                1 => prefetch_lines!($how, at, 0),
+                2 => prefetch_lines!($how, at, 0 64),
+                3 => prefetch_lines!($how, at, 0 64 128),
+                _ => prefetch_lines!($how, at, 0 64 128 192),
+            }
+        }
+    };
+}
+
 /// Prefetches `len` bytes into the first-level cache. A prefetch never faults, so the range may lie past
 /// the end.
 #[cfg(target_arch = "aarch64")]
 #[inline(always)]
 pub(super) fn prefetch(from: *const u8, len: usize) {
-    for line in (0..len).step_by(64) {
-        let at = from.wrapping_add(line);
-        // SAFETY: every processor has the instruction, which changes nothing and faults on no address.
-        unsafe {
-            core::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
-        }
-    }
+    prefetch_lines!("pldl1keep", from, len len);
 }
 
 /// As [`prefetch`], into the second-level cache.
 #[cfg(all(target_arch = "aarch64", not(any(fuzzing, test))))]
 #[inline(always)]
 pub(super) fn prefetch_far(from: *const u8, len: usize) {
-    for line in (0..len).step_by(64) {
-        let at = from.wrapping_add(line);
-        // SAFETY: every processor has the instruction, which changes nothing and faults on no address.
-        unsafe {
-            core::arch::asm!("prfm pldl2keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
-        }
-    }
+    prefetch_lines!("pldl2keep", from, len len);
 }
 
 /// As [`prefetch`], into the second-level cache.

@@ -14,7 +14,7 @@ pub(super) mod coded;
 pub(super) mod fill;
 pub(super) mod float_table;
 pub(super) mod lanes;
-mod one_token;
+pub(in crate::kernel) mod one_token;
 pub(super) mod product;
 pub(super) mod product8;
 pub(super) mod recurrence;

@@ -11,26 +11,22 @@ use core::arch::asm;
 use super::vectors::{Two, as_bytes, transposed};
 use crate::kernel::wide::rows::CODE_WORDS;
 
-/// How codes are multiplied. Functions are as those of [`crate::kernel::wide::rows::Rows`]; columns
-/// `16 n ..` of row `r` are register `r / 4` of `w[4 n + r % 4]`.
+/// How codes are multiplied. Columns `16 n ..` of row `r` are register `r / 4` of `w[4 n + r % 4]`.
 pub(super) trait CodeDot {
     /// As [`crate::kernel::wide::rows::Rows::BATCH`].
     const BATCH: usize;
 
-    /// Whether sums can start at a number as well as at zero. Otherwise it is added at the end.
-    const STARTS: bool;
-
-    /// Adds the products of 16 codes of a row and of a token to the four sums `start`, in some order. Without
-    /// [`CodeDot::STARTS`] these are zero.
+    /// [`crate::kernel::wide::one_token::OneToken::dot`].
     ///
     /// # Safety
-    /// The processor has the tier's instructions.
-    unsafe fn row<const N: usize>(
-        start: int32x4_t,
-        w: [int32x4_t; N],
-        top: i32,
-        a: [int8x16_t; N],
-    ) -> int32x4_t;
+    /// As there.
+    unsafe fn one(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Two;
+
+    /// [`crate::kernel::wide::one_token::OneToken::dot_halves`].
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn halves(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zeros: [i32; 2]) -> [Two; 2];
 
     /// # Safety
     /// As [`crate::kernel::wide::rows::Rows::arrange`].
@@ -41,58 +37,65 @@ pub(super) trait CodeDot {
 
     /// # Safety
     /// As [`crate::kernel::wide::rows::Rows::dots`].
-    #[inline(always)]
     unsafe fn dots<const N: usize, const T: usize>(
         w: &[Two; N],
         zero: i32,
         top: i32,
         a: *const u32,
         minus_zeros: *const i32,
-    ) -> [Two; T] {
-        // SAFETY: as for this function.
-        unsafe { Self::dot(w, zero, top, a, minus_zeros) }
-    }
+    ) -> [Two; T];
+}
 
-    /// # Safety
-    /// As [`crate::kernel::wide::rows::Rows::dot`].
-    #[inline(always)]
-    unsafe fn dot<const N: usize, const T: usize>(
-        w: &[Two; N],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: *const i32,
-    ) -> [Two; T] {
-        // SAFETY: the caller guarantees the instructions and what is read.
-        unsafe {
-            let mut sums = [[vdupq_n_s32(0); 2]; T];
-            for (t, sums) in sums.iter_mut().enumerate() {
-                let a = a.add(t * CODE_WORDS).cast::<i8>();
-                let none = vdupq_n_s32(0);
-                // One of the four sums of a row, which are added in the end.
-                let start = if zero > 0 && Self::STARTS {
-                    vsetq_lane_s32::<0>(minus_zeros.add(t).read(), none)
-                } else {
-                    none
-                };
-                for (i, sum) in sums.iter_mut().enumerate() {
-                    let mut rows = [none; 4];
-                    for (r, row) in rows.iter_mut().enumerate() {
-                        *row = if N == 8 {
-                            Self::row(start, [w[r][i], w[r + 4][i]], top, [vld1q_s8(a), vld1q_s8(a.add(16))])
-                        } else {
-                            Self::row(start, [w[r][i]], top, [vld1q_s8(a)])
-                        };
-                    }
-                    *sum = vpaddq_s32(vpaddq_s32(rows[0], rows[1]), vpaddq_s32(rows[2], rows[3]));
-                    if zero > 0 && !Self::STARTS {
-                        *sum = vaddq_s32(*sum, vdupq_n_s32(minus_zeros.add(t).read()));
-                    }
-                }
-            }
-            sums
-        }
+/// Sums of four rows of which each register has four.
+#[inline(always)]
+fn sums_of(rows: [int32x4_t; 4]) -> int32x4_t {
+    let [a, b, c, d] = rows;
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe { vpaddq_s32(vpaddq_s32(a, b), vpaddq_s32(c, d)) }
+}
+
+/// The same of eight rows.
+#[inline(always)]
+fn sums_of_rows(rows: [int32x4_t; 8]) -> Two {
+    let [a, b, c, d, e, f, g, h] = rows;
+    [sums_of([a, b, c, d]), sums_of([e, f, g, h])]
+}
+
+/// `a - b`. The compiler would take the additions before an intrinsic apart.
+#[inline(always)]
+fn difference(mut a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    // SAFETY: every processor of this architecture has NEON; the instruction changes one register.
+    unsafe {
+        asm!(
+            "sub {0:v}.4s, {0:v}.4s, {1:v}.4s",
+            inout(vreg) a, in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
     }
+    a
+}
+
+/// Sums with the zero's part.
+#[inline(always)]
+fn corrected(sums: Two, zero: i32, minus_zero: i32) -> Two {
+    if zero == 0 {
+        return sums;
+    }
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe {
+        let minus_zero = vdupq_n_s32(minus_zero);
+        [vaddq_s32(sums[0], minus_zero), vaddq_s32(sums[1], minus_zero)]
+    }
+}
+
+/// 16 codes of the token from word `g` on.
+///
+/// # Safety
+/// They can be read.
+#[inline(always)]
+unsafe fn sixteen(a: *const u32, g: usize) -> int8x16_t {
+    // SAFETY: as for this function.
+    unsafe { vld1q_s8(a.add(g).cast()) }
 }
 
 /// Products by `smull` and `smlal`.
@@ -102,18 +105,13 @@ pub(super) struct Sdot;
 /// Products by `sdot`, in a tier that multiplies several tokens by `smmla`.
 pub(super) struct Smmla;
 
-impl CodeDot for Widening {
-    const BATCH: usize = 2;
-    // The instructions that add to sums change a register, so each row would copy the start.
-    const STARTS: bool = false;
-
+impl Widening {
+    /// Four sums of the products of codes of a row and of the token.
+    ///
+    /// # Safety
+    /// The processor has NEON.
     #[inline(always)]
-    unsafe fn row<const N: usize>(
-        _zero: int32x4_t,
-        w: [int32x4_t; N],
-        top: i32,
-        a: [int8x16_t; N],
-    ) -> int32x4_t {
+    unsafe fn row<const N: usize>(w: [int32x4_t; N], top: i32, a: [int8x16_t; N]) -> int32x4_t {
         let fits = 4 * 127 * top < 32768;
         // SAFETY: the caller guarantees the instructions.
         unsafe {
@@ -130,6 +128,72 @@ impl CodeDot for Widening {
                 }
             }
             if fits || N == 1 { vpaddlq_s16(narrow) } else { vpadalq_s16(sums, narrow) }
+        }
+    }
+
+    /// Sums of products of all rows.
+    ///
+    /// # Safety
+    /// As [`CodeDot::dots`] for one token.
+    #[inline(always)]
+    unsafe fn sums<const N: usize>(w: &[Two; N], top: i32, a: *const u32) -> Two {
+        // SAFETY: as for this function.
+        unsafe {
+            let mut sums = [vdupq_n_s32(0); 2];
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let mut rows = [vdupq_n_s32(0); 4];
+                for (r, row) in rows.iter_mut().enumerate() {
+                    *row = if N == 8 {
+                        Self::row([w[r][i], w[r + 4][i]], top, [sixteen(a, 0), sixteen(a, 4)])
+                    } else {
+                        Self::row([w[r][i]], top, [sixteen(a, 0)])
+                    };
+                }
+                *sum = sums_of(rows);
+            }
+            sums
+        }
+    }
+}
+
+impl CodeDot for Widening {
+    const BATCH: usize = 1;
+
+    #[inline(always)]
+    unsafe fn one(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Two {
+        // SAFETY: the caller guarantees the instructions and what is read.
+        unsafe { corrected(Self::sums(w, top, a), zero, minus_zero) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zeros: [i32; 2]) -> [Two; 2] {
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = *w;
+        // SAFETY: the caller guarantees the instructions and what is read.
+        unsafe {
+            let low = Self::sums(&[c0, c1, c2, c3], top, a);
+            let high = Self::sums(&[c4, c5, c6, c7], top, a.add(4));
+            [corrected(low, zero, minus_zeros[0]), corrected(high, zero, minus_zeros[1])]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const N: usize, const T: usize>(
+        w: &[Two; N],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: *const i32,
+    ) -> [Two; T] {
+        // SAFETY: the caller guarantees the instructions and what is read.
+        unsafe {
+            let mut sums = [[vdupq_n_s32(0); 2]; T];
+            for (t, sums) in sums.iter_mut().enumerate() {
+                *sums = Self::sums(w, top, a.add(t * CODE_WORDS));
+                if zero > 0 {
+                    *sums = corrected(*sums, zero, minus_zeros.add(t).read());
+                }
+            }
+            sums
         }
     }
 }
@@ -168,24 +232,60 @@ unsafe fn sdot_word<const WORD: u32>(mut sums: int32x4_t, w: int32x4_t, a: int8x
     sums
 }
 
+/// What the sums of rows start at: one of a row's four at the zero's part.
+#[inline(always)]
+fn start(zero: i32, minus_zero: i32) -> int32x4_t {
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe {
+        let none = vdupq_n_s32(0);
+        if zero == 0 { none } else { vsetq_lane_s32::<0>(minus_zero, none) }
+    }
+}
+
+impl Sdot {
+    /// The four sums of each row, and products of 16 columns of it and of the token.
+    ///
+    /// # Safety
+    /// The processor has `sdot`.
+    #[inline(always)]
+    unsafe fn added(mut rows: [int32x4_t; 8], w: [Two; 4], a: int8x16_t) -> [int32x4_t; 8] {
+        for (r, w) in w.iter().enumerate() {
+            for (i, w) in w.iter().enumerate() {
+                // SAFETY: the caller guarantees the instruction.
+                rows[4 * i + r] = unsafe { sdot(rows[4 * i + r], *w, a) };
+            }
+        }
+        rows
+    }
+}
+
 impl CodeDot for Sdot {
     const BATCH: usize = 4;
-    const STARTS: bool = true;
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(
-        start: int32x4_t,
-        w: [int32x4_t; N],
-        _top: i32,
-        a: [int8x16_t; N],
-    ) -> int32x4_t {
-        // SAFETY: the caller guarantees the instructions.
+    unsafe fn one(w: &[Two; 8], zero: i32, _: i32, a: *const u32, minus_zero: i32) -> Two {
+        // SAFETY: the caller guarantees the instructions and what is read.
         unsafe {
-            let mut sums = start;
-            for (w, a) in w.into_iter().zip(a) {
-                sums = sdot(sums, w, a);
+            let (low, high) = (sixteen(a, 0), sixteen(a, 4));
+            let mut rows = [start(zero, minus_zero); 8];
+            for (i, row) in rows.iter_mut().enumerate() {
+                *row = sdot(sdot(*row, w[i % 4][i / 4], low), w[i % 4 + 4][i / 4], high);
             }
-            sums
+            sums_of_rows(rows)
+        }
+    }
+
+    /// The sums of the second half go on from those of the first, which spares starting them.
+    #[inline(always)]
+    unsafe fn halves(w: &[Two; 8], zero: i32, _: i32, a: *const u32, minus_zeros: [i32; 2]) -> [Two; 2] {
+        let [c0, c1, c2, c3, c4, c5, c6, c7] = *w;
+        // SAFETY: the caller guarantees the instructions and what is read.
+        unsafe {
+            let rows = Self::added([start(zero, minus_zeros[0]); 8], [c0, c1, c2, c3], sixteen(a, 0));
+            let low = sums_of_rows(rows);
+            let both = sums_of_rows(Self::added(rows, [c4, c5, c6, c7], sixteen(a, 4)));
+            let high = [difference(both[0], low[0]), difference(both[1], low[1])];
+            [low, corrected(high, zero, minus_zeros[1])]
         }
     }
 
@@ -239,17 +339,17 @@ impl CodeDot for Sdot {
 
 impl CodeDot for Smmla {
     const BATCH: usize = Sdot::BATCH;
-    const STARTS: bool = Sdot::STARTS;
 
     #[inline(always)]
-    unsafe fn row<const N: usize>(
-        start: int32x4_t,
-        w: [int32x4_t; N],
-        top: i32,
-        a: [int8x16_t; N],
-    ) -> int32x4_t {
+    unsafe fn one(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Two {
         // SAFETY: as for this function.
-        unsafe { Sdot::row(start, w, top, a) }
+        unsafe { Sdot::one(w, zero, top, a, minus_zero) }
+    }
+
+    #[inline(always)]
+    unsafe fn halves(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zeros: [i32; 2]) -> [Two; 2] {
+        // SAFETY: as for this function.
+        unsafe { Sdot::halves(w, zero, top, a, minus_zeros) }
     }
 
     #[inline(always)]

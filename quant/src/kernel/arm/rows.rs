@@ -6,7 +6,8 @@ use core::marker::PhantomData;
 
 use super::dots::CodeDot;
 use super::vectors::{Two, as_bytes, transposed};
-use crate::kernel::wide::rows::{Bytes, Rows, another, rows_functions};
+use crate::kernel::wide::one_token::OneToken;
+use crate::kernel::wide::rows::{Bytes, Rows, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
@@ -86,6 +87,16 @@ fn with_sixteen_where(
     codes
 }
 
+/// The same address. The compiler takes it for one of its own, and the same each time: it keeps it in a
+/// register, reads what is near it without computing further addresses, and joins neighbours.
+#[inline(always)]
+#[allow(clippy::pointers_in_nomem_asm_block, reason = "the assembly is empty: nothing is read or written")]
+fn pinned(mut at: *const u8) -> *const u8 {
+    // SAFETY: the assembly is empty.
+    unsafe { asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+    at
+}
+
 impl<D: CodeDot> Rows for RowsNeon<D>
 where
     Self: Tier,
@@ -95,8 +106,9 @@ where
     type Many = Self;
     type I = Two;
     type F = TwoF;
-    // Where they are: sixteen registers of bytes would leave none for sixteen of codes.
-    type Kept = (*const u8, usize);
+    // The blocks of the rows, and the place in them: sixteen registers of bytes would leave none for sixteen of
+    // codes.
+    type Kept = ([*const u8; 8], usize);
 
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [Two; 4] {
@@ -109,12 +121,11 @@ where
             let rows = |r| [Self::sixteen(at, stride, r), Self::sixteen(at, stride, r + 4)];
             [rows(0), rows(1), rows(2), rows(3)]
         }
-        fn kept(bytes: &(*const u8, usize)) -> [Two; 8] {
-            let &(at, stride) = bytes;
-            // Otherwise the compiler reads for several pieces at a time and keeps what it read in memory.
-            let at = another(at);
-            let ([a, b, c, d], [e, f, g, h]) = (Self::columns(at, stride), Self::columns(at.add(16), stride));
-            [a, b, c, d, e, f, g, h]
+        fn kept(bytes: &([*const u8; 8], usize)) -> [Two; 8] {
+            let &(rows, offset) = bytes;
+            let load = |r: usize, n: usize| vreinterpretq_s32_u8(vld1q_u8(rows[r].add(offset + n)));
+            let two = |r: usize, n: usize| [load(r, n), load(r + 4, n)];
+            [two(0, 0), two(1, 0), two(2, 0), two(3, 0), two(0, 16), two(1, 16), two(2, 16), two(3, 16)]
         }
         fn words(at: *const u8, stride: usize) -> Two {
             let word = |r: usize| at.add(r * stride).cast::<i32>().read_unaligned();
@@ -186,12 +197,6 @@ where
             let float = |half| vcvt_f32_f16(vreinterpret_f16_u16(half));
             [float(vget_low_u16(all)), float(vget_high_u16(all))]
         }
-        fn finished(sums: TwoF) -> TwoF {
-            let [mut low, mut high] = sums;
-            // To the compiler it may write any memory, so what is read next is not read before.
-            asm!("/* {0:v} {1:v} */", inout(vreg) low, inout(vreg) high, options(nostack, preserves_flags));
-            [low, high]
-        }
         fn splat_f(value: f32) -> TwoF { [vdupq_n_f32(value); 2] }
         fn load(from: *const f32) -> TwoF { [vld1q_f32(from), vld1q_f32(from.add(4))] }
         fn store(to: *mut f32, v: TwoF) {
@@ -204,58 +209,15 @@ where
     }
 
     #[inline(always)]
-    unsafe fn keep(at: *const u8, stride: usize) -> (*const u8, usize) {
-        (at, stride)
+    unsafe fn keep(at: *const u8, offset: usize, stride: usize) -> ([*const u8; 8], usize) {
+        let mut rows = [at; 8];
+        for (r, row) in rows.iter_mut().enumerate() {
+            *row = pinned(at.wrapping_add(r * stride));
+        }
+        (rows, offset)
     }
 
     const BATCH: usize = D::BATCH;
-
-    #[inline(always)]
-    unsafe fn dot<const N: usize, const T: usize>(
-        w: &[Two; N],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: *const i32,
-    ) -> [Two; T] {
-        // SAFETY: the caller guarantees what the trait asks.
-        unsafe { D::dot(w, zero, top, a, minus_zeros) }
-    }
-
-    const MULTIPLES: bool = true;
-
-    #[inline(always)]
-    unsafe fn dot_times(w: &[Two; 8], top: i32, a: *const u32, scale: Bytes<Two>) -> Two {
-        // SAFETY: the caller guarantees what the trait asks.
-        unsafe {
-            // Without a zero its part is not read.
-            let [sums] = D::dot(w, 0, top, a, core::ptr::null());
-            Self::product(sums, Self::numbers(scale))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_halves_times(
-        w: &[Two; 8],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: [i32; 2],
-        scales: [Bytes<Two>; 2],
-    ) -> [Two; 2] {
-        // SAFETY: the caller guarantees what the trait asks.
-        unsafe {
-            let [[first], [second]] =
-                Self::dot_halves(w, zero, top, a, [&raw const minus_zeros[0], &raw const minus_zeros[1]]);
-            [Self::product(first, Self::numbers(scales[0])), Self::product(second, Self::numbers(scales[1]))]
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn times(value: i32, bytes: Bytes<Two>) -> Two {
-        // SAFETY: the caller guarantees what the trait asks.
-        unsafe { Self::product([vdupq_n_s32(value); 2], Self::numbers(bytes)) }
-    }
 
     #[inline(always)]
     unsafe fn arrange(codes: &[Two; 8]) -> [Two; 8] {
@@ -273,5 +235,44 @@ where
     ) -> [Two; T] {
         // SAFETY: the caller guarantees what the trait asks.
         unsafe { D::dots(w, zero, top, a, minus_zeros) }
+    }
+}
+
+impl<D: CodeDot> OneToken for RowsNeon<D>
+where
+    Self: Tier,
+{
+    const MULTIPLES: bool = true;
+
+    rows_functions! {
+        fn dot(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Two {
+            D::one(w, zero, top, a, minus_zero)
+        }
+        fn dot_halves(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zeros: [i32; 2]) -> [Two; 2] {
+            D::halves(w, zero, top, a, minus_zeros)
+        }
+        fn dot_times(w: &[Two; 8], top: i32, a: *const u32, scale: Bytes<Two>) -> Two {
+            Self::product(D::one(w, 0, top, a, 0), Self::numbers(scale))
+        }
+        fn dot_halves_times(
+            w: &[Two; 8],
+            zero: i32,
+            top: i32,
+            a: *const u32,
+            minus_zeros: [i32; 2],
+            scales: [Bytes<Two>; 2]
+        ) -> [Two; 2] {
+            let [low, high] = D::halves(w, zero, top, a, minus_zeros);
+            [Self::product(low, Self::numbers(scales[0])), Self::product(high, Self::numbers(scales[1]))]
+        }
+        fn times(value: i32, bytes: Bytes<Two>) -> Two {
+            Self::product([vdupq_n_s32(value); 2], Self::numbers(bytes))
+        }
+        fn finished(sums: TwoF) -> TwoF {
+            let [mut low, mut high] = sums;
+            // To the compiler it may write any memory, so what is read next is not read before.
+            asm!("/* {0:v} {1:v} */", inout(vreg) low, inout(vreg) high, options(nostack, preserves_flags));
+            [low, high]
+        }
     }
 }

@@ -31,6 +31,9 @@ pub(in crate::kernel) trait Blocks {
 
     /// Whether scales and minima are [`Multiples`].
     const MULTIPLES: bool = false;
+    /// Whether bits of eight pieces are shifted by a number for each, which should be a constant where few
+    /// instructions shift.
+    const SHIFTED: bool = false;
 
     /// Scales of a block.
     unsafe fn scales<R: Rows, S: Source<R>>(unit: S) -> Self::Scales<R>;
@@ -231,6 +234,17 @@ unsafe fn nibbles<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
     }
 }
 
+/// 32 codes of a byte each.
+///
+/// # Safety
+/// As [`Rows`], with as many bytes of each row.
+#[inline(always)]
+unsafe fn whole<R: Rows, S: Source<R>>(unit: S, offset: usize) -> [R::I; 8] {
+    // SAFETY: as for this function.
+    let ([a, b, c, d], [e, f, g, h]) = unsafe { (unit.columns(offset), unit.columns(offset + 16)) };
+    [a, b, c, d, e, f, g, h]
+}
+
 /// Bits `shift ..` of 32 bytes, masked with `mask` in each byte.
 ///
 /// # Safety
@@ -390,13 +404,13 @@ macro_rules! for_format {
 pub(in crate::kernel) use for_format;
 
 /// Declares the formats: number of scales and of minima, zero and top of the codes, how scales are read, how
-/// many times 32 bytes pieces share and how these are read, and how codes are. The bodies run in unsafe
-/// blocks, with `R` as the tier.
+/// many times 32 bytes pieces share, whether they are shifted by a number for each piece, how they are read,
+/// and how codes are. The bodies run in unsafe blocks, with `R` as the tier.
 macro_rules! blocks {
     ($(
         $format:ident: [$n:literal, $m:literal], $zero:literal, $top:literal;
         |$unit:ident| $scales:block $(multiples $multiples:block)?
-        [$k:literal] |$shared_unit:pat_param, $q:pat_param| $shared:block
+        [$k:literal$(, shifted $shifted:literal)?] |$shared_unit:pat_param, $q:pat_param| $shared:block
         |$codes_unit:pat_param, $bytes:pat_param, $p:pat_param| $codes:block
     )*) => {$(
         pub(in crate::kernel) struct $format;
@@ -409,6 +423,7 @@ macro_rules! blocks {
             const TOP: i32 = $top;
             type Scales<R: Rows> = Scales<R, $n, $m>;
             type Shared<R: Rows> = [R::Kept; $k];
+            $(const SHIFTED: bool = $shifted;)?
 
             #[inline(always)]
             unsafe fn scales<R: Rows, S: Source<R>>($unit: S) -> Self::Scales<R> {
@@ -477,7 +492,7 @@ blocks! {
     |unit| { one(unit.halves(0)) }
     [0] |_, _| { [] }
     |unit, _, _| {
-        let bytes = R::kept(&unit.keep(2));
+        let bytes = whole(unit, 2);
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }
@@ -489,7 +504,7 @@ blocks! {
 
     Q3K: [16, 0], 4, 7;
     |unit| { q3_multiples(unit).floats() } multiples { q3_multiples(unit) }
-    [2] |unit, first| { [unit.keep_halves(32 + first / 4 * 32), unit.keep_halves(0)] }
+    [2, shifted true] |unit, first| { [unit.keep_halves(32 + first / 4 * 32), unit.keep_halves(0)] }
     |_, [low, high], first| {
         with_fields::<R>(fields::<R>(low, 2 * NTH as i32, 3), high, (first + NTH) as i32, 2, 1)
     }
@@ -501,7 +516,7 @@ blocks! {
 
     Q5K: [8, 8], 0, 31;
     |unit| { k_multiples(unit).floats() } multiples { k_multiples(unit) }
-    [3] |unit, first| {
+    [3, shifted true] |unit, first| {
         [unit.keep(48 + first / 2 * 32), unit.keep(80 + first / 2 * 32), unit.keep(16)]
     }
     |_, bytes, first| {
@@ -574,7 +589,7 @@ blocks! {
     |unit| { same::<R, 8>(R::from_bits(unit.words(0))) }
     [0] |_, _| { [] }
     |unit, _, first| {
-        let bytes = R::kept(&unit.keep(4 + 32 * (first + NTH)));
+        let bytes = whole(unit, 4 + 32 * (first + NTH));
         let sign = R::splat(if R::SIGNED { 0 } else { 0x8080_8080_u32 as i32 });
         ints!(|g| R::xor(bytes[g], sign))
     }

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use super::blocks::{Blocks, ScalesOf};
-use super::one_token;
+use super::one_token::{self, OneToken};
 use super::product8::{Chunk, Many, Spare, Tokens, fits_both, multiply, walk};
 use super::rows::{Neighbours, Rows, Source, Stock};
 use super::tier::Work;
@@ -82,7 +82,7 @@ impl<const SCALES: usize> Blocks for Plain<SCALES> {
 ///
 /// # Safety
 /// As [`Rows`]. `x` is `Q8`, as wide as the matrix, and not empty; `out` is `rows * tokens` long.
-pub(in crate::kernel) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+pub(in crate::kernel) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     if !fits_both::<R>(w, x) {
         return crate::kernel::scalar::codes::product(w, x, out);
     }

@@ -3,34 +3,158 @@
 
 use std::marker::PhantomData;
 
-use super::blocks::{Blocks, Multiples, for_format, zero_of};
-use super::product8::{Consumer, MAX_STRIDE, Tokens, add_piece, float_scales, times_zero, walk};
-use super::rows::{Rows, Source, Stock, Streams};
+use super::blocks::{Blocks, Multiples, ScalesOf, for_format, zero_of};
+use super::product8::{Consumer, MAX_STRIDE, Tokens, float_scales, walk};
+use super::rows::{Bytes, Rows, Source, Stock, Streams};
 use super::tier::Work;
 use crate::activations::Activations;
 use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
+/// How a tier multiplies its rows with one token.
+///
+/// # Safety
+/// As [`Rows`].
+pub(in crate::kernel) trait OneToken: Rows {
+    /// `sum of (w - zero) * a` over 32 columns: codes as [`Rows::dots`] takes them, but not arranged, in the
+    /// order of [`Rows::columns`].
+    #[inline(always)]
+    unsafe fn dot(w: &[Self::I; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Self::I {
+        // SAFETY: as for this function.
+        unsafe {
+            let [sum] = Self::dots(&Self::arrange(w), zero, top, a, &raw const minus_zero);
+            sum
+        }
+    }
+    /// The same of each half, from codes in the order of [`Rows::keep_halves`].
+    #[inline(always)]
+    unsafe fn dot_halves(
+        w: &[Self::I; 8],
+        zero: i32,
+        top: i32,
+        a: *const u32,
+        minus_zeros: [i32; 2],
+    ) -> [Self::I; 2] {
+        // SAFETY: as for this function.
+        unsafe {
+            let [c0, c1, c2, c3, c4, c5, c6, c7] = Self::arrange(w);
+            let [low] = Self::dots(&[c0, c1, c2, c3], zero, top, a, &raw const minus_zeros[0]);
+            let [high] = Self::dots(&[c4, c5, c6, c7], zero, top, a.add(4), &raw const minus_zeros[1]);
+            [low, high]
+        }
+    }
+
+    /// Whether sums are multiplied with scales as whole numbers, by the functions below.
+    const MULTIPLES: bool = false;
+    /// [`OneToken::dot`] without a zero, times a byte of each lane.
+    #[inline(always)]
+    unsafe fn dot_times(_w: &[Self::I; 8], _top: i32, _a: *const u32, _scale: Bytes<Self::I>) -> Self::I {
+        unreachable!("scales are floats")
+    }
+    /// [`OneToken::dot_halves`] of codes of up to three bits, times a byte of each lane for either half.
+    #[inline(always)]
+    unsafe fn dot_halves_times(
+        _w: &[Self::I; 8],
+        _zero: i32,
+        _top: i32,
+        _a: *const u32,
+        _minus_zeros: [i32; 2],
+        _scales: [Bytes<Self::I>; 2],
+    ) -> [Self::I; 2] {
+        unreachable!("scales are floats")
+    }
+    /// `value`, which fits 16 bits, times a byte of each lane.
+    #[inline(always)]
+    unsafe fn times(_value: i32, _bytes: Bytes<Self::I>) -> Self::I {
+        unreachable!("minima are floats")
+    }
+
+    /// The same sums. A tier with few registers has the compiler finish them here before it reads on: pieces
+    /// that it computes side by side would go through memory.
+    #[inline(always)]
+    unsafe fn finished(sums: Self::F) -> Self::F {
+        sums
+    }
+}
+
+/// A piece's sums of negated codes of the token: of all columns, or of each half.
+struct MinusSums([i32; 2]);
+
+impl MinusSums {
+    /// Their products with the zero of a format.
+    #[inline(always)]
+    fn times_zero<R: Rows, B: Blocks>(&self) -> [i32; 2] {
+        let ([first, second], zero) = (self.0, const { zero_of::<R, B>() });
+        [first * zero, second * zero]
+    }
+}
+
+/// What a piece needs of the token: its codes, [`MinusSums`], and its scale.
+///
+/// # Safety
+/// The block exists.
+#[inline(always)]
+unsafe fn sides<B: Blocks>(x: &Tokens<'_>, block: usize) -> (*const u32, MinusSums, f32) {
+    // SAFETY: the caller guarantees the block.
+    unsafe {
+        let (a, sides) = x.sides(block);
+        let (sum, low) = (sides.minus_sums[0].read(), sides.minus_sums[1].read());
+        let minus_sums = if B::SHAPE.halves { [low, sum - low] } else { [sum, 0] };
+        (a, MinusSums(minus_sums), sides.scales.read())
+    }
+}
+
 /// Takes scales as floats.
-struct One<'a, R: Rows> {
+struct One<'a, R: OneToken> {
     x: Tokens<'a>,
     acc: R::F,
 }
 
-impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
+impl<R: OneToken, B: Blocks> Consumer<R, B> for One<'_, R> {
     float_scales!();
+    const ONE: bool = true;
 
     #[inline(always)]
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
         // SAFETY: the caller guarantees the instructions and the block.
         unsafe {
-            let mut zeros = [0; 2];
-            let [first, second] = &mut zeros;
-            let (a, mut sides) = self.x.sides(block);
-            times_zero(const { zero_of::<R, B>() }, B::SHAPE.halves, sides.minus_sums, 1, [first, second]);
-            sides.minus_zeros = [&raw const zeros[0], &raw const zeros[1]];
-            let [sum] = add_piece::<R, B, 1, false>(codes, scales, i, a, sides, [self.acc]);
-            self.acc = R::finished(sum);
+            let (a, minus_sums, scale) = sides::<B>(&self.x, block);
+            let (zero, zeros) = (const { zero_of::<R, B>() }, minus_sums.times_zero::<R, B>());
+            if B::SHAPE.halves {
+                let [low, high] = R::dot_halves(codes, zero, B::TOP, a, zeros);
+                self.add::<B>(low, minus_sums.0[0], scales, 2 * i, scale);
+                self.add::<B>(high, minus_sums.0[1], scales, 2 * i + 1, scale);
+            } else {
+                let dot = R::dot(codes, zero, B::TOP, a, zeros[0]);
+                self.add::<B>(dot, minus_sums.0[0], scales, i, scale);
+            }
+            self.acc = R::finished(self.acc);
+        }
+    }
+}
+
+impl<R: OneToken> One<'_, R> {
+    /// Adds a sum times scale `i`, and the minimum of as many.
+    ///
+    /// # Safety
+    /// As [`Rows`].
+    #[inline(always)]
+    unsafe fn add<B: Blocks>(
+        &mut self,
+        dot: R::I,
+        minus_sum: i32,
+        scales: &B::Scales<R>,
+        i: usize,
+        token_scale: f32,
+    ) {
+        // SAFETY: the caller guarantees the instructions.
+        unsafe {
+            let mut v = R::mul(R::float(dot), scales.scale(i));
+            if B::SHAPE.minima {
+                // Converted before it is in all lanes.
+                v = R::fma(R::splat_f(minus_sum as f32), scales.min(i), v);
+            }
+            self.acc = R::fma(v, R::splat_f(token_scale), self.acc);
         }
     }
 }
@@ -38,13 +162,14 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for One<'_, R> {
 /// Takes scales as whole numbers. A sum of products times a whole number is below 2^24, so it is exact as a
 /// float, and so is the scale that [`One`] takes, a float of 11 bits times the number. Both round the same
 /// product once: the bits are the same.
-struct OneTimes<'a, R: Rows> {
+struct OneTimes<'a, R: OneToken> {
     x: Tokens<'a>,
     acc: R::F,
 }
 
-impl<R: Rows, B: Blocks> Consumer<R, B> for OneTimes<'_, R> {
+impl<R: OneToken, B: Blocks> Consumer<R, B> for OneTimes<'_, R> {
     type Scales = Multiples<R>;
+    const ONE: bool = true;
 
     #[inline(always)]
     unsafe fn scales<S: Source<R>>(unit: S) -> Multiples<R> {
@@ -56,28 +181,27 @@ impl<R: Rows, B: Blocks> Consumer<R, B> for OneTimes<'_, R> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &Multiples<R>, i: usize) {
         // SAFETY: the caller guarantees the instructions and the block.
         unsafe {
-            let (a, sides) = self.x.sides(block);
-            let (sum, low) = (sides.minus_sums[0].read(), sides.minus_sums[1].read());
+            let (a, minus_sums, scale) = sides::<B>(&self.x, block);
             if B::SHAPE.halves {
-                let (zero, high) = (const { zero_of::<R, B>() }, sum - low);
-                let (by, zeros) = ([scales.scale(2 * i), scales.scale(2 * i + 1)], [low * zero, high * zero]);
-                let [first, second] = R::dot_halves_times(codes, zero, B::TOP, a, zeros, by);
-                self.add::<B>(first, low, scales, 2 * i, sides.scales);
-                self.add::<B>(second, high, scales, 2 * i + 1, sides.scales);
+                let (zero, zeros) = (const { zero_of::<R, B>() }, minus_sums.times_zero::<R, B>());
+                let by = [scales.scale(2 * i), scales.scale(2 * i + 1)];
+                let [low, high] = R::dot_halves_times(codes, zero, B::TOP, a, zeros, by);
+                self.add::<B>(low, minus_sums.0[0], scales, 2 * i, scale);
+                self.add::<B>(high, minus_sums.0[1], scales, 2 * i + 1, scale);
             } else {
                 let dot = R::dot_times(codes, B::TOP, a, scales.scale(i));
-                self.add::<B>(dot, sum, scales, i, sides.scales);
+                self.add::<B>(dot, minus_sums.0[0], scales, i, scale);
             }
             self.acc = R::finished(self.acc);
         }
     }
 }
 
-impl<R: Rows> OneTimes<'_, R> {
+impl<R: OneToken> OneTimes<'_, R> {
     /// Adds a sum, which is multiplied with scale `i`, and the minimum of as many.
     ///
     /// # Safety
-    /// As [`Rows`], with a scale of the token.
+    /// As [`Rows`].
     #[inline(always)]
     unsafe fn add<B: Blocks>(
         &mut self,
@@ -85,15 +209,15 @@ impl<R: Rows> OneTimes<'_, R> {
         minus_sum: i32,
         scales: &Multiples<R>,
         i: usize,
-        token_scale: *const f32,
+        token_scale: f32,
     ) {
-        // SAFETY: the caller guarantees the instructions and the scale.
+        // SAFETY: the caller guarantees the instructions.
         unsafe {
             let mut v = R::mul(R::float(dot), scales.unit);
             if B::SHAPE.minima {
                 v = R::fma(R::float(R::times(minus_sum, scales.min(i))), scales.min_unit, v);
             }
-            self.acc = R::fma(v, R::splat_f(token_scale.read()), self.acc);
+            self.acc = R::fma(v, R::splat_f(token_scale), self.acc);
         }
     }
 }
@@ -102,7 +226,7 @@ impl<R: Rows> OneTimes<'_, R> {
 ///
 /// # Safety
 /// As [`super::coded::product`], with rows for a tile and a format that vectors unpack.
-pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+pub(super) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
     let x = Tokens::of(x);
     // SAFETY: as for this function; rows are where their matrix says.
     unsafe { for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> })) }
@@ -111,7 +235,6 @@ pub(super) unsafe fn product<R: Rows>(w: QMatrix<'_>, x: Activations<'_>, out: &
 /// A product with one token. Lane `l` of the tiles goes through one of as many runs of rows as a tile has
 /// lanes, so that each reads one stream from its beginning to its end; `runs` says how long these are. Which
 /// lane a row is in changes no bit of its sum.
-///
 struct Stream<'a, B> {
     w: QMatrix<'a>,
     x: Tokens<'a>,
@@ -119,7 +242,7 @@ struct Stream<'a, B> {
     blocks: PhantomData<B>,
 }
 
-impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
+impl<R: OneToken, B: Blocks> Work<R> for Stream<'_, B> {
     type Out = ();
 
     #[inline(always)]
@@ -148,7 +271,8 @@ impl<R: Rows, B: Blocks> Work<R> for Stream<'_, B> {
                 // from this one on exist, and are as many sums.
                 unsafe {
                     let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
-                    let (units, acc) = (0..w.cols() / (32 * B::PIECES), R::splat_f(0.0));
+                    let units = 0..w.cols() / (32 * B::PIECES);
+                    let acc = R::splat_f(0.0);
                     let acc = if const { R::MULTIPLES && B::MULTIPLES } {
                         let mut one = OneTimes { x, acc };
                         walk::<R, B, _, _>(tile, units, &mut one);

@@ -83,6 +83,8 @@ impl Sides {
 pub(in crate::kernel) trait Consumer<R: Rows, B: Blocks> {
     /// The scales of a block as it takes them.
     type Scales;
+    /// Whether it has one token.
+    const ONE: bool = false;
 
     /// The scales of a block.
     ///
@@ -128,21 +130,26 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
         unsafe {
             let at = tile.block(unit, B::BYTES);
             let scales = C::scales(at);
-            for first in (0..B::PIECES).step_by(4) {
-                let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
-                macro_rules! take {
-                    ($nth:literal) => {
+            macro_rules! take {
+                ($first:expr, $($nth:literal)*) => {
+                    let first = $first;
+                    let (block, shared) = (unit * B::PIECES + first, B::shared::<R, S>(at, first));
+                    $(
                         let codes = B::codes::<R, S, $nth>(at, &shared, first);
                         // After these reads: to the compiler, a prefetch may write.
                         tile.prefetch(at, block + $nth, B::PIECES, bytes);
                         consumer.take(block + $nth, &codes, &scales, first + $nth);
-                    };
-                }
-                take!(0);
-                if B::PIECES > 1 {
-                    take!(1);
-                    take!(2);
-                    take!(3);
+                    )*
+                };
+            }
+            if B::PIECES == 1 {
+                take!(0, 0);
+            } else if const { C::ONE && B::SHIFTED } {
+                take!(0, 0 1 2 3);
+                take!(4, 0 1 2 3);
+            } else {
+                for first in (0..B::PIECES).step_by(4) {
+                    take!(first, 0 1 2 3);
                 }
             }
         }
@@ -160,13 +167,12 @@ pub(in crate::kernel) struct Sides {
     pub minus_zeros: [*const i32; 2],
 }
 
-/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged if there are `MANY`
-/// tokens.
+/// Adds piece `i` times the codes at `a` of `T` tokens to `acc`; codes are arranged.
 ///
 /// # Safety
 /// As [`Rows`]; the tokens exist in `a` and in `sides`.
 #[inline(always)]
-pub(super) unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
+unsafe fn add_piece<R: Rows, B: Blocks, const T: usize>(
     codes: &[R::I; 8],
     scales: &B::Scales<R>,
     i: usize,
@@ -174,54 +180,28 @@ pub(super) unsafe fn add_piece<R: Rows, B: Blocks, const T: usize, const MANY: b
     sides: Sides,
     acc: [R::F; T],
 ) -> [R::F; T] {
+    let zero = const { zero_of::<R, B>() };
     // SAFETY: the caller guarantees the instructions and the tokens.
     unsafe {
         let [sum, low] = sides.minus_sums;
         if !B::SHAPE.halves {
-            let dots = dot::<R, B, 8, T, MANY>(codes, a, sides.minus_zeros[0]);
+            let dots = R::dots(codes, zero, B::TOP, a, sides.minus_zeros[0]);
             let mut minus_sums = [0; T];
             for (t, out) in minus_sums.iter_mut().enumerate() {
                 *out = sum.add(t).read();
             }
-            return add_dots::<R, B, T, MANY>(dots, scales, i, sides.scales, minus_sums, acc);
+            return add_dots::<R, B, T>(dots, scales, i, sides.scales, minus_sums, acc);
         }
         let (mut lows, mut highs) = ([0; T], [0; T]);
         for t in 0..T {
             lows[t] = low.add(t).read();
             highs[t] = sum.add(t).read() - lows[t];
         }
-        if !MANY {
-            let zero = const { zero_of::<R, B>() };
-            let [first, second] = R::dot_halves::<T>(codes, zero, B::TOP, a, sides.minus_zeros);
-            let acc = add_dots::<R, B, T, MANY>(first, scales, 2 * i, sides.scales, lows, acc);
-            return add_dots::<R, B, T, MANY>(second, scales, 2 * i + 1, sides.scales, highs, acc);
-        }
         let [c0, c1, c2, c3, c4, c5, c6, c7] = *codes;
-        let dots = dot::<R, B, 4, T, MANY>(&[c0, c1, c2, c3], a, sides.minus_zeros[0]);
-        let acc = add_dots::<R, B, T, MANY>(dots, scales, 2 * i, sides.scales, lows, acc);
-        let dots = dot::<R, B, 4, T, MANY>(&[c4, c5, c6, c7], a.add(4), sides.minus_zeros[1]);
-        add_dots::<R, B, T, MANY>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
-    }
-}
-
-/// [`Rows::dot`] or [`Rows::dots`] of a format's codes.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bool>(
-    codes: &[R::I; N],
-    a: *const u32,
-    minus_zeros: *const i32,
-) -> [R::I; T] {
-    let zero = const { zero_of::<R, B>() };
-    // SAFETY: as for this function.
-    unsafe {
-        if MANY {
-            R::dots::<N, T>(codes, zero, B::TOP, a, minus_zeros)
-        } else {
-            R::dot::<N, T>(codes, zero, B::TOP, a, minus_zeros)
-        }
+        let dots = R::dots(&[c0, c1, c2, c3], zero, B::TOP, a, sides.minus_zeros[0]);
+        let acc = add_dots::<R, B, T>(dots, scales, 2 * i, sides.scales, lows, acc);
+        let dots = R::dots(&[c4, c5, c6, c7], zero, B::TOP, a.add(4), sides.minus_zeros[1]);
+        add_dots::<R, B, T>(dots, scales, 2 * i + 1, sides.scales, highs, acc)
     }
 }
 
@@ -230,7 +210,7 @@ unsafe fn dot<R: Rows, B: Blocks, const N: usize, const T: usize, const MANY: bo
 /// # Safety
 /// As [`Rows`], with `T` scales of tokens.
 #[inline(always)]
-unsafe fn add_dots<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
+unsafe fn add_dots<R: Rows, B: Blocks, const T: usize>(
     dots: [R::I; T],
     scales: &B::Scales<R>,
     i: usize,
@@ -243,11 +223,7 @@ unsafe fn add_dots<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
         unsafe {
             let mut v = R::mul(R::float(dots[t]), scales.scale(i));
             if B::SHAPE.minima {
-                // The same number. Of one token it is converted before it is in all lanes.
-                let minus_sum = minus_sums[t];
-                let minus_sum =
-                    if MANY { R::float(R::splat(minus_sum)) } else { R::splat_f(minus_sum as f32) };
-                v = R::fma(minus_sum, scales.min(i), v);
+                v = R::fma(R::float(R::splat(minus_sums[t])), scales.min(i), v);
             }
             acc[t] = R::fma(v, R::splat_f(token_scales.add(t).read()), acc[t]);
         }
@@ -260,13 +236,7 @@ unsafe fn add_dots<R: Rows, B: Blocks, const T: usize, const MANY: bool>(
 /// # Safety
 /// The sums exist, and the outputs are good for writing.
 #[inline(always)]
-pub(super) unsafe fn times_zero(
-    zero: i32,
-    halves: bool,
-    [sums, lows]: [*const i32; 2],
-    n: usize,
-    out: [*mut i32; 2],
-) {
+unsafe fn times_zero(zero: i32, halves: bool, [sums, lows]: [*const i32; 2], n: usize, out: [*mut i32; 2]) {
     if zero == 0 {
         return;
     }
@@ -353,7 +323,7 @@ impl<'a> Many<'a> {
             for (t, acc) in acc.iter_mut().enumerate() {
                 *acc = R::load(sums.add(t * self.stride));
             }
-            acc = add_piece::<R, B, T, true>(codes, scales, i, a, sides, acc);
+            acc = add_piece::<R, B, T>(codes, scales, i, a, sides, acc);
             for (t, acc) in acc.into_iter().enumerate() {
                 R::store(sums.add(t * self.stride), acc);
             }

@@ -18,7 +18,7 @@ pub(in crate::kernel) trait Rows: Tier {
     const ROWS: usize;
     /// What is prefetched of the streams of distant rows. With eight of them, 256 to 512 bytes are best.
     const AHEAD: Distance = Distance { bytes: 384, far: false };
-    /// Whether [`Rows::dot`] takes codes of more than seven bits as signed ones, without a zero.
+    /// Whether products take codes of more than seven bits as signed ones, without a zero.
     const SIGNED: bool = false;
     /// The rows of a tile that several tokens are multiplied with.
     type Many: Rows;
@@ -31,22 +31,22 @@ pub(in crate::kernel) trait Rows: Tier {
 
     /// Bytes `4 j .. 4 j + 4` at `at + r * stride` as lane `r` of vector `j`: 16 bytes of each row.
     unsafe fn quads(at: *const u8, stride: usize) -> [Self::I; 4];
-    /// As [`Rows::quads`], for codes: in whatever order of bytes [`Rows::dot`] takes them. What is done to
+    /// As [`Rows::quads`], for codes: in whatever order of bytes the tier multiplies them. What is done to
     /// bytes of codes is done to all alike.
     #[inline(always)]
     unsafe fn columns(at: *const u8, stride: usize) -> [Self::I; 4] {
         // SAFETY: as for this function.
         unsafe { Self::quads(at, stride) }
     }
-    /// 32 bytes of each row, of which several pieces have bits.
-    unsafe fn keep(at: *const u8, stride: usize) -> Self::Kept;
-    /// As [`Rows::keep`], for codes in whatever order [`Rows::dot_halves`] takes them.
+    /// 32 bytes of each row, of which several pieces have bits; those of the first row are at `at + offset`.
+    unsafe fn keep(at: *const u8, offset: usize, stride: usize) -> Self::Kept;
+    /// As [`Rows::keep`], for codes in whatever order the tier multiplies halves apart.
     #[inline(always)]
-    unsafe fn keep_halves(at: *const u8, stride: usize) -> Self::Kept {
+    unsafe fn keep_halves(at: *const u8, offset: usize, stride: usize) -> Self::Kept {
         // SAFETY: as for this function.
-        unsafe { Self::keep(at, stride) }
+        unsafe { Self::keep(at, offset, stride) }
     }
-    /// The bytes in the order of [`Rows::columns`], 16 and 16, or in that of [`Rows::keep_halves`].
+    /// The bytes in the order of [`Rows::columns`], 16 and 16, or of [`Rows::keep_halves`].
     unsafe fn kept(bytes: &Self::Kept) -> [Self::I; 8];
     /// The four bytes at `at + r * stride` as lane `r`.
     unsafe fn words(at: *const u8, stride: usize) -> Self::I;
@@ -101,13 +101,6 @@ pub(in crate::kernel) trait Rows: Tier {
     /// `a * b + c`, rounded once.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
 
-    /// The same sums. A tier with few registers has the compiler finish them here before it reads on: pieces
-    /// that it computes side by side would go through memory.
-    #[inline(always)]
-    unsafe fn finished(sums: Self::F) -> Self::F {
-        sums
-    }
-
     /// Tokens that a block is multiplied with at a time: while one product waits for the one before it,
     /// those of other tokens run.
     const BATCH: usize;
@@ -116,83 +109,25 @@ pub(in crate::kernel) trait Rows: Tier {
     /// The same for codes of eight bits.
     const WIDE_BATCH: usize = Self::BATCH;
 
-    /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens: lane `r` of `w[g]` holds four
-    /// codes of row `r`, unsigned and at most `top`; at `a`, and every [`CODE_WORDS`] words, are as many
-    /// signed codes, none of them -128; `minus_zeros` holds `-zero` times their sum, and is not read if
-    /// `zero` is 0.
-    ///
-    /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127, or 0 with
-    /// [`Rows::SIGNED`].
-    unsafe fn dot<const N: usize, const T: usize>(
-        w: &[Self::I; N],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: *const i32,
-    ) -> [Self::I; T];
-
-    /// As [`Rows::dot`], for 32 columns of which each half has its own sums.
-    #[inline(always)]
-    unsafe fn dot_halves<const T: usize>(
-        w: &[Self::I; 8],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: [*const i32; 2],
-    ) -> [[Self::I; T]; 2] {
-        let [c0, c1, c2, c3, c4, c5, c6, c7] = *w;
-        // SAFETY: as for this function.
-        unsafe {
-            [
-                Self::dot(&[c0, c1, c2, c3], zero, top, a, minus_zeros[0]),
-                Self::dot(&[c4, c5, c6, c7], zero, top, a.add(4), minus_zeros[1]),
-            ]
-        }
-    }
-
-    /// Whether a product of one token multiplies sums with scales as whole numbers, by the functions below.
-    const MULTIPLES: bool = false;
-    /// [`Rows::dot`] without a zero for one token, times a byte of each lane.
-    #[inline(always)]
-    unsafe fn dot_times(_w: &[Self::I; 8], _top: i32, _a: *const u32, _scale: Bytes<Self::I>) -> Self::I {
-        unreachable!("scales are floats")
-    }
-    /// [`Rows::dot_halves`] for one token and codes of up to three bits, times a byte of each lane for either
-    /// half.
-    #[inline(always)]
-    unsafe fn dot_halves_times(
-        _w: &[Self::I; 8],
-        _zero: i32,
-        _top: i32,
-        _a: *const u32,
-        _minus_zeros: [i32; 2],
-        _scales: [Bytes<Self::I>; 2],
-    ) -> [Self::I; 2] {
-        unreachable!("scales are floats")
-    }
-    /// `value`, which fits 16 bits, times a byte of each lane.
-    #[inline(always)]
-    unsafe fn times(_value: i32, _bytes: Bytes<Self::I>) -> Self::I {
-        unreachable!("minima are floats")
-    }
-
     /// Codes in the order in which [`Rows::dots`] takes them, worth the work for several tokens.
     #[inline(always)]
     unsafe fn arrange(codes: &[Self::I; 8]) -> [Self::I; 8] {
         *codes
     }
-    /// As [`Rows::dot`], for the first or the second half of arranged codes or all.
-    #[inline(always)]
+    /// `sum of (w - zero) * a` over `4 * N` columns, for each of `T` tokens. `w` is the first or the second
+    /// half of arranged codes or all of them, unsigned and at most `top`. At `a`, and every [`CODE_WORDS`]
+    /// words, are as many signed codes of a token, none of them -128. `minus_zeros` holds `-zero` times their
+    /// sum, and is not read if `zero` is 0.
+    ///
+    /// `zero` is 0 or a power of two up to 128, and 128 if `top` is more than 127, or 0 with
+    /// [`Rows::SIGNED`].
     unsafe fn dots<const N: usize, const T: usize>(
         w: &[Self::I; N],
         zero: i32,
         top: i32,
         a: *const u32,
         minus_zeros: *const i32,
-    ) -> [Self::I; T] {
-        // SAFETY: as for this function.
-        unsafe { Self::dot(w, zero, top, a, minus_zeros) }
-    }
+    ) -> [Self::I; T];
 }
 
 /// Byte `n` of each lane of `words`, less `zero`.
@@ -216,7 +151,7 @@ pub(in crate::kernel) trait Source<R: Rows>: Copy {
     unsafe fn columns(self, offset: usize) -> [R::I; 4];
     /// 32 bytes of each row, for [`Rows::kept`].
     unsafe fn keep(self, offset: usize) -> R::Kept;
-    /// 32 bytes of each row, for [`Rows::kept`] and [`Rows::dot_halves`].
+    /// 32 bytes of each row, for [`Rows::kept`], in the order of [`Rows::keep_halves`].
     unsafe fn keep_halves(self, offset: usize) -> R::Kept;
     /// Four bytes of each row.
     unsafe fn words(self, offset: usize) -> R::I;
@@ -375,12 +310,12 @@ impl<R: Rows, A: LookAhead> Source<R> for Stock<A> {
     #[inline(always)]
     unsafe fn keep(self, offset: usize) -> R::Kept {
         // SAFETY: as above.
-        unsafe { R::keep(self.at.add(offset), self.stride) }
+        unsafe { R::keep(self.at, offset, self.stride) }
     }
     #[inline(always)]
     unsafe fn keep_halves(self, offset: usize) -> R::Kept {
         // SAFETY: as above.
-        unsafe { R::keep_halves(self.at.add(offset), self.stride) }
+        unsafe { R::keep_halves(self.at, offset, self.stride) }
     }
     #[inline(always)]
     unsafe fn words(self, offset: usize) -> R::I {

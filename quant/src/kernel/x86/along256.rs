@@ -11,6 +11,7 @@
 use core::arch::x86_64::*;
 
 use super::rows256::{Avx2Dot, Rows256, each, fourth, half, pairs, quads, words};
+use crate::kernel::wide::one_token::OneToken;
 use crate::kernel::wide::rows::{Bytes, CODE_WORDS, Rows, another, rows_functions};
 use crate::kernel::wide::tier::impl_tier;
 
@@ -127,9 +128,9 @@ rows_functions! {
         let both = each!(FOUR, _mm256_setzero_si256(), |i| _mm256_add_epi16(first[i], second[i]));
         sums_of_rows(both, 2, fit_of(top), by)
     }
-    /// With the zero's part, which is not read if it is 0.
-    fn corrected(sums: __m256i, zero: i32, minus_zeros: *const i32) -> __m256i {
-        if zero == 0 { sums } else { _mm256_add_epi32(sums, _mm256_set1_epi32(minus_zeros.read())) }
+    /// With the zero's part.
+    fn corrected(sums: __m256i, zero: i32, minus_zero: i32) -> __m256i {
+        if zero == 0 { sums } else { _mm256_add_epi32(sums, _mm256_set1_epi32(minus_zero)) }
     }
     /// Products of rows 0 to 3 and 4 to 7, 32 columns each.
     fn whole_rows(w: &[__m256i; 8], a: *const u32) -> [[__m256i; FOUR]; 2] {
@@ -163,7 +164,8 @@ impl Rows for AlongRows {
     rows_functions! {
         fn quads(at: *const u8, stride: usize) -> [__m256i; 4] { quads(at, stride) }
         fn columns(at: *const u8, stride: usize) -> [__m256i; 4] { pairs(at, stride) }
-        fn keep(at: *const u8, stride: usize) -> Kept {
+        fn keep(at: *const u8, offset: usize, stride: usize) -> Kept {
+            let at = at.add(offset);
             let ([a, b, c, d], [e, f, g, h]) = (pairs(at, stride), pairs(at.add(16), stride));
             Kept::Columns([a, b, c, d, e, f, g, h])
         }
@@ -207,24 +209,18 @@ impl Rows for AlongRows {
         fn negated(a: __m256) -> __m256 { _mm256_xor_ps(a, _mm256_set1_ps(-0.0)) }
         fn mul(a: __m256, b: __m256) -> __m256 { _mm256_mul_ps(a, b) }
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 { _mm256_fmadd_ps(a, b, c) }
-        fn times(value: i32, bytes: Bytes<__m256i>) -> __m256i {
-            // The upper word of each lane is multiplied with 0.
-            let by = _mm256_and_si256(words_of(bytes, EACH), _mm256_set1_epi32(0xffff));
-            _mm256_madd_epi16(by, _mm256_set1_epi32(value))
-        }
     }
 
     #[inline(always)]
-    unsafe fn keep_halves(at: *const u8, stride: usize) -> Kept {
-        Kept::WholeRows(at, stride)
+    unsafe fn keep_halves(at: *const u8, offset: usize, stride: usize) -> Kept {
+        Kept::WholeRows(at.wrapping_add(offset), stride)
     }
 
-    /// One token at a time: several are multiplied by [`Rows::Many`].
+    /// Several tokens are multiplied by [`Rows::Many`], except with formats of tables and few rows.
     const BATCH: usize = 1;
-    const MULTIPLES: bool = true;
 
     #[inline(always)]
-    unsafe fn dot<const N: usize, const T: usize>(
+    unsafe fn dots<const N: usize, const T: usize>(
         w: &[__m256i; N],
         zero: i32,
         top: i32,
@@ -240,51 +236,56 @@ impl Rows for AlongRows {
                 } else {
                     all_columns(&each!(8, w[0], |i| w[i]), top, a, None)
                 };
-                // Magnitudes and signs need no correction.
-                corrected(sums, if top > 127 { 0 } else { zero }, minus_zeros.wrapping_add(t))
+                match zero_left(zero, top) {
+                    0 => sums,
+                    zero => corrected(sums, zero, minus_zeros.add(t).read()),
+                }
             })
         }
     }
+}
 
-    #[inline(always)]
-    unsafe fn dot_halves<const T: usize>(
-        w: &[__m256i; 8],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: [*const i32; 2],
-    ) -> [[__m256i; T]; 2] {
-        // SAFETY: the caller guarantees the instructions and what is read.
-        unsafe {
-            let (mut low, mut high) = ([_mm256_setzero_si256(); T], [_mm256_setzero_si256(); T]);
-            for (t, (low, high)) in low.iter_mut().zip(&mut high).enumerate() {
-                let [first, second] = whole_rows(w, a.add(t * CODE_WORDS));
-                let of_four = |words| sums_of_rows(words, 1, fit_of(top), None);
-                let [first, second] = halves_of_rows(of_four(first), of_four(second));
-                *low = corrected(first, zero, minus_zeros[0].wrapping_add(t));
-                *high = corrected(second, zero, minus_zeros[1].wrapping_add(t));
-            }
-            [low, high]
+/// The zero whose part is to be added to sums: magnitudes and signs need none.
+const fn zero_left(zero: i32, top: i32) -> i32 {
+    if top > 127 { 0 } else { zero }
+}
+
+impl OneToken for AlongRows {
+    const MULTIPLES: bool = true;
+
+    rows_functions! {
+        fn dot(
+            w: &[__m256i; 8],
+            zero: i32,
+            top: i32,
+            a: *const u32,
+            minus_zero: i32
+        ) -> __m256i {
+            corrected(all_columns(w, top, a, None), zero_left(zero, top), minus_zero)
         }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_times(w: &[__m256i; 8], top: i32, a: *const u32, scale: Bytes<__m256i>) -> __m256i {
-        // SAFETY: the caller guarantees the instructions and what is read.
-        unsafe { all_columns(w, top, a, Some(scale)) }
-    }
-
-    #[inline(always)]
-    unsafe fn dot_halves_times(
-        w: &[__m256i; 8],
-        zero: i32,
-        top: i32,
-        a: *const u32,
-        minus_zeros: [i32; 2],
-        scales: [Bytes<__m256i>; 2],
-    ) -> [__m256i; 2] {
-        // SAFETY: the caller guarantees the instructions and what is read.
-        unsafe {
+        fn dot_halves(
+            w: &[__m256i; 8],
+            zero: i32,
+            top: i32,
+            a: *const u32,
+            minus_zeros: [i32; 2]
+        ) -> [__m256i; 2] {
+            let [first, second] = whole_rows(w, a);
+            let of_four = |words| sums_of_rows(words, 1, fit_of(top), None);
+            let [low, high] = halves_of_rows(of_four(first), of_four(second));
+            [corrected(low, zero, minus_zeros[0]), corrected(high, zero, minus_zeros[1])]
+        }
+        fn dot_times(w: &[__m256i; 8], top: i32, a: *const u32, scale: Bytes<__m256i>) -> __m256i {
+            all_columns(w, top, a, Some(scale))
+        }
+        fn dot_halves_times(
+            w: &[__m256i; 8],
+            zero: i32,
+            top: i32,
+            a: *const u32,
+            minus_zeros: [i32; 2],
+            scales: [Bytes<__m256i>; 2]
+        ) -> [__m256i; 2] {
             // Sums of all columns and the zeros fit 16 bits: 16 products of up to 7 * 127, and 4 * 16 * 127.
             assert!(top <= 7 && zero <= 4, "sums of codes up to {top} may not fit 16 bits");
             let [low, high] = whole_rows(w, a);
@@ -297,6 +298,11 @@ impl Rows for AlongRows {
                 }
                 paired(words, Some(scales[h]), EACH)
             })
+        }
+        fn times(value: i32, bytes: Bytes<__m256i>) -> __m256i {
+            // The upper word of each lane is multiplied with 0.
+            let by = _mm256_and_si256(words_of(bytes, EACH), _mm256_set1_epi32(0xffff));
+            _mm256_madd_epi16(by, _mm256_set1_epi32(value))
         }
     }
 }

@@ -7,11 +7,11 @@ macro_rules! kept_in_registers {
         type Kept = [Self::I; 8];
 
         #[inline(always)]
-        unsafe fn keep(at: *const u8, stride: usize) -> Self::Kept {
+        unsafe fn keep(at: *const u8, offset: usize, stride: usize) -> Self::Kept {
             // SAFETY: the caller guarantees the instructions and the bytes.
             unsafe {
                 let ([a, b, c, d], [e, f, g, h]) =
-                    (Self::columns(at, stride), Self::columns(at.add(16), stride));
+                    (Self::columns(at.add(offset), stride), Self::columns(at.add(offset + 16), stride));
                 [a, b, c, d, e, f, g, h]
             }
         }

@@ -12,6 +12,7 @@ use core::arch::x86_64::*;
 use core::marker::PhantomData;
 
 use super::kept::kept_in_registers;
+use crate::kernel::wide::one_token::OneToken;
 use crate::kernel::wide::rows::{CODE_WORDS, Rows, another, rows_functions};
 use crate::kernel::wide::tier::{Tier, impl_tier};
 
@@ -56,7 +57,7 @@ pub(super) trait Dot {
     /// As [`Rows::WIDE_BATCH`].
     const WIDE_BATCH: usize = Self::BATCH;
 
-    /// As [`Rows::dot`].
+    /// As [`Rows::dots`].
     ///
     /// # Safety
     /// As [`Rows`].
@@ -77,7 +78,7 @@ pub(super) struct VnniDot;
 /// What the sums start from.
 ///
 /// # Safety
-/// As [`Rows::dot`].
+/// As [`Rows::dots`].
 #[inline(always)]
 unsafe fn starts<const K: usize, const T: usize>(zero: i32, minus_zeros: *const i32) -> [[__m256i; K]; T] {
     // SAFETY: the caller guarantees the instructions and `T` corrections, if there is a zero.
@@ -95,7 +96,7 @@ unsafe fn starts<const K: usize, const T: usize>(zero: i32, minus_zeros: *const 
 /// Word `g` of token `t`, in every lane.
 ///
 /// # Safety
-/// As [`Rows::dot`].
+/// As [`Rows::dots`].
 #[inline(always)]
 unsafe fn word(a: *const u32, t: usize, g: usize) -> __m256i {
     // SAFETY: the caller guarantees the instructions and the word.
@@ -309,7 +310,7 @@ where
     const WIDE_BATCH: usize = D::WIDE_BATCH;
 
     #[inline(always)]
-    unsafe fn dot<const N: usize, const T: usize>(
+    unsafe fn dots<const N: usize, const T: usize>(
         w: &[Self::I; N],
         zero: i32,
         top: i32,
@@ -320,3 +321,6 @@ where
         unsafe { D::dot(w, zero, top, a, minus_zeros) }
     }
 }
+
+/// AVX-VNNI; AVX2 goes along rows.
+impl OneToken for Rows256<VnniDot> {}

@@ -7,6 +7,7 @@
 use core::arch::x86_64::*;
 
 use super::kept::kept_in_registers;
+use crate::kernel::wide::one_token::OneToken;
 use crate::kernel::wide::rows::{CODE_WORDS, Distance, Rows, rows_functions};
 use crate::kernel::wide::tier::impl_tier;
 
@@ -109,7 +110,7 @@ impl Rows for Rows512 {
     const BATCH: usize = 8;
 
     #[inline(always)]
-    unsafe fn dot<const N: usize, const T: usize>(
+    unsafe fn dots<const N: usize, const T: usize>(
         w: &[__m512i; N],
         zero: i32,
         _top: i32,
@@ -134,3 +135,5 @@ impl Rows for Rows512 {
         }
     }
 }
+
+impl OneToken for Rows512 {}
