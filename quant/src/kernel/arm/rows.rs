@@ -106,8 +106,8 @@ where
     type Many = Self;
     type I = Two;
     type F = TwoF;
-    // The blocks of the rows, and the place in them: sixteen registers of bytes would leave none for sixteen of
-    // codes.
+    // The blocks of the rows, and the place in them: sixteen registers of bytes would leave none for sixteen
+    // of codes.
     type Kept = ([*const u8; 8], usize);
 
     rows_functions! {
