@@ -19,9 +19,10 @@ const WAYS: u32 = 8;
 /// Lines of a stream that are in the cache at a time: the one that is read and those that were prefetched.
 const WINDOW: u32 = 8;
 
-/// Sets of the second-level cache, where it is smallest: 8 ways of 1,024 sets (AMD Zen to Zen 3).
+/// Sets of the second-level cache of AMD Zen to Zen 3, which has 8 ways.
 const SECOND_SETS: usize = 1024;
-/// Lines of a stream there at a time: the processor fetches further ahead than is prefetched.
+/// Lines within which streams are near each other there. With this number the runs that were measured to be
+/// slow are told from the others (docs/kernels.md).
 const SECOND_WINDOW: usize = 32;
 
 /// Rows of a run for `rows` rows of `row_bytes` bytes and `lanes` lanes: lane `l` of the first tile is row

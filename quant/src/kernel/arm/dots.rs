@@ -61,7 +61,7 @@ fn sums_of_rows(rows: [int32x4_t; 8]) -> Two {
     [sums_of([a, b, c, d]), sums_of([e, f, g, h])]
 }
 
-/// `a - b`. The compiler would take the additions before an intrinsic apart.
+/// `a - b`. With an intrinsic the compiler takes the additions that gave `a` apart, into more instructions.
 #[inline(always)]
 fn difference(mut a: int32x4_t, b: int32x4_t) -> int32x4_t {
     // SAFETY: every processor of this architecture has NEON; the instruction changes one register.

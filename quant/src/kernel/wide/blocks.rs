@@ -31,8 +31,8 @@ pub(in crate::kernel) trait Blocks {
 
     /// Whether scales and minima are [`Multiples`].
     const MULTIPLES: bool = false;
-    /// Whether bits of eight pieces are shifted by a number for each, which should be a constant where few
-    /// instructions shift.
+    /// Whether bits of pieces are shifted by a number for each, which should be a constant where few
+    /// instructions use it. Only of blocks of eight pieces.
     const SHIFTED: bool = false;
 
     /// Scales of a block.

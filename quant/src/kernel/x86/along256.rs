@@ -216,7 +216,7 @@ impl Rows for AlongRows {
         Kept::WholeRows(at.wrapping_add(offset), stride)
     }
 
-    /// Several tokens are multiplied by [`Rows::Many`], except with formats of tables and few rows.
+    /// Of one token, with formats of tables: several tokens are multiplied by [`Rows::Many`].
     const BATCH: usize = 1;
 
     #[inline(always)]
