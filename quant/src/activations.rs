@@ -144,6 +144,11 @@ impl<'a> Activations<'a> {
         (codes, f32::from_bits(record[room(self.all) * 8 + token]))
     }
 
+    /// The lines of the first token of this view, if its records hold no other: one for each block.
+    pub(crate) fn lines_of_one(&self) -> Option<&'a [Line]> {
+        (self.all == 1 && self.kind == ActivationKind::Q8).then_some(self.lines)
+    }
+
     fn record(&self, block: usize) -> &'a [Line] {
         let lines = self.kind.record_lines(self.all);
         &self.lines[block * lines..(block + 1) * lines]

@@ -16,14 +16,16 @@ use std::ops::RangeInclusive;
 const LINE: usize = 64;
 const SETS: usize = 64;
 const WAYS: u32 = 8;
+/// Bytes of half of the cache.
+const HALF: usize = WAYS as usize * SETS * LINE / 2;
 /// Lines of a stream that are in the cache at a time: the one that is read and those that were prefetched.
 const WINDOW: u32 = 8;
 
-/// Sets of the second-level cache of AMD Zen to Zen 3, which has 8 ways.
-const SECOND_SETS: usize = 1024;
-/// Lines within which streams are near each other there. With this number the runs that were measured to be
+/// Bytes of a way of the second-level cache of AMD Zen to Zen 3, which has 8 ways.
+const SECOND_WAY: usize = 64 << 10;
+/// Bytes within which streams are near each other there. With this number the runs that were measured to be
 /// slow are told from the others (docs/kernels.md).
-const SECOND_WINDOW: usize = 32;
+const SECOND_WINDOW: usize = 2 << 10;
 
 /// Rows of a run for `rows` rows of `row_bytes` bytes and `lanes` lanes: lane `l` of the first tile is row
 /// `l * run`. At least 1 if there are `lanes` rows, and at most `rows / lanes` and `most_bytes / row_bytes`.
@@ -32,13 +34,17 @@ const SECOND_WINDOW: usize = 32;
 /// With long rows it is a run that is shorter than the longest by an eighth at most and has streams as far
 /// apart as they can be. Otherwise, or if there is none, it is the longest one with well spread streams, in
 /// both caches or else in the first. In either case streams of the rows that it leaves can be well spread
-/// too. If there is none, it is the one with the best spread.
+/// too. If there is none, it is the one with the best spread. Rows that take half of the first-level cache
+/// together, or less, crowd no set of it: theirs is the longest run.
 pub(super) fn run_of(rows: usize, row_bytes: usize, lanes: usize, most_bytes: usize) -> usize {
     let longest = (rows / lanes).min(most_bytes / row_bytes.max(1)).max(1);
+    if rows.saturating_mul(row_bytes) <= HALF {
+        return longest;
+    }
     // A run that is much shorter would be a short stream: then some crowding costs less.
     let candidates = |longest: usize| (longest.div_ceil(2)..=longest).rev();
     let crowd_of = |run: usize| crowd(run * row_bytes, lanes);
-    let crowded_behind = |run: usize| neighbours(run * row_bytes, lanes) > lanes / 4;
+    let crowded_behind = |run: usize| neighbours(run * row_bytes, lanes) > lanes as u32 / 4;
     let left = |run: usize| (rows - lanes * run) / lanes;
     let leaves_spread =
         |run: usize| left(run) == 0 || candidates(left(run)).any(|run| crowd_of(run) <= evenly(lanes));
@@ -47,7 +53,7 @@ pub(super) fn run_of(rows: usize, row_bytes: usize, lanes: usize, most_bytes: us
     };
     // Where a tile's rows are more than half of the cache. There such runs were up to 1.05 times as fast on
     // Zen 3 as the longest spread ones; with shorter rows they made no difference.
-    let long = lanes * row_bytes > WAYS as usize * SETS * LINE / 2;
+    let long = lanes * row_bytes > HALF;
     let near = (longest - longest / 8..=longest).rev();
     long.then(|| find(near, apart(lanes), true))
         .flatten()
@@ -68,13 +74,19 @@ fn evenly(lanes: usize) -> u32 {
     WAYS * lanes as u32 / 32
 }
 
-/// The most of `lanes` streams, `distance` bytes apart, that are near each other in the second-level cache.
-fn neighbours(distance: usize, lanes: usize) -> usize {
-    let set = |lane: usize| lane * distance / LINE % SECOND_SETS;
-    let near =
-        |lane: usize, other: usize| (SECOND_SETS + set(other) - set(lane)) % SECOND_SETS < SECOND_WINDOW;
-    let count = |lane: usize| (0..lanes).filter(|&other| near(lane, other)).count();
-    (0..lanes).map(count).max().unwrap_or(0)
+/// The most of `lanes` streams, `distance` bytes apart, that are near each other in the second-level cache:
+/// within [`SECOND_WINDOW`] from one of them on.
+fn neighbours(distance: usize, lanes: usize) -> u32 {
+    // Bit `k` says whether the stream `k` streams further is near, or that `k` streams back.
+    let (mut further, mut back) = (0_u32, 0_u32);
+    for k in 0..lanes {
+        let place = k * distance % SECOND_WAY;
+        further |= u32::from(place < SECOND_WINDOW) << k;
+        back |= u32::from((SECOND_WAY - place) % SECOND_WAY < SECOND_WINDOW) << k;
+    }
+    let below = |bits: u32, count: usize| (bits & ((1 << count) - 1)).count_ones();
+    // Itself is in both.
+    (0..lanes).map(|lane| below(further, lanes - lane) + below(back, lane + 1) - 1).max().unwrap_or(0)
 }
 
 /// The most lines that `lanes` streams, `distance` bytes apart, have in one set at a time.
@@ -114,6 +126,17 @@ mod tests {
         sets.into_iter().max().unwrap_or(0)
     }
 
+    /// The definition, stream by stream.
+    fn near(distance: usize, lanes: usize) -> u32 {
+        let behind = |lane: usize, other: usize| {
+            let way = SECOND_WAY as isize;
+            (other as isize - lane as isize) * distance as isize % way
+        };
+        let is_near = |lane, other| behind(lane, other).rem_euclid(SECOND_WAY as isize) < 2048;
+        let count = |lane| (0..lanes).filter(|&other| is_near(lane, other)).count();
+        (0..lanes).map(count).max().unwrap() as u32
+    }
+
     #[test]
     fn streams_near_each_other_are_counted_around_the_second_cache() {
         // A run of 252, 504, 488 and 248 rows of 4,032 bytes: in two places, in one, spread, spread.
@@ -121,6 +144,11 @@ mod tests {
         assert_eq!([256, 512].map(|run| neighbours(run * 4032, 8)), [2, 4]);
         // 65,536 bytes around.
         assert_eq!(neighbours(65_536 - 64, 8), 8);
+        for (lanes, distance) in
+            [4, 8, 16].into_iter().flat_map(|n| (0..200_000).step_by(18).map(move |d| (n, d)))
+        {
+            assert_eq!(neighbours(distance, lanes), near(distance, lanes), "{distance}, {lanes} lanes");
+        }
     }
 
     #[test]
@@ -189,7 +217,9 @@ mod tests {
                     continue;
                 }
                 for lanes in [4, 8, 16] {
-                    for rows in (128..=1024).step_by(32).chain([1792, 2048, 3584, 5120, 7168, 14336]) {
+                    // Smaller pieces crowd no set, whatever their runs.
+                    let rows = (128..=1024).step_by(32).chain([1792, 2048, 3584, 5120, 7168, 14336]);
+                    for rows in rows.filter(|rows| rows * row_bytes > HALF) {
                         let runs = runs(rows, row_bytes, lanes);
                         let crowded =
                             runs.iter().filter(|(_, lines)| *lines > WAYS / 2).map(|(rows, _)| rows);

@@ -262,6 +262,27 @@ fn a_product_does_not_depend_on_what_is_computed_beside_it() {
     }
 }
 
+/// A token of which the records hold others too, whether it is copied first or not.
+#[test]
+fn one_token_of_several_has_the_same_bits() {
+    let (mut rng, rows, tokens) = (Rng(4), 20, 3);
+    for format in quantised() {
+        for cols in [512, 2048, 2304] {
+            let bytes = Weights::Random.bytes(format, rows * cols, &mut rng);
+            let matrix = QMatrix::new(format, rows, cols, &bytes).unwrap();
+            let packed = Packed::new(scalar(), format, &rng.floats(tokens * cols), cols);
+            let whole = product(scalar(), matrix, packed.view());
+            for (kernels, t) in tiers().into_iter().flat_map(|kernels| (0..tokens).map(move |t| (kernels, t)))
+            {
+                let got = product(kernels, matrix, packed.view().slice_tokens(t..t + 1));
+                assert_same(&got, &part(&whole, rows, 0..rows, t..t + 1), &|| {
+                    format!("{} {format} of {cols} columns, token {t}", kernels.isa())
+                });
+            }
+        }
+    }
+}
+
 /// Records have room for whole tiles of tokens. Stale data in the padding is not used.
 #[test]
 fn what_is_left_in_the_room_of_a_record_is_not_used() {

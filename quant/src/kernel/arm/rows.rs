@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use super::dots::CodeDot;
 use super::vectors::{Two, as_bytes, transposed};
 use crate::kernel::wide::one_token::OneToken;
-use crate::kernel::wide::rows::{Bytes, Rows, rows_functions};
+use crate::kernel::wide::rows::{Bytes, Rows, Stored, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
@@ -40,11 +40,20 @@ impl<D> RowsNeon<D> {
         }
         /// The byte of each lane as a number.
         fn numbers(bytes: Bytes<Two>) -> Two {
+            let Bytes { words, n, stored } = bytes;
+            if let Stored::Signed = stored {
+                let up = vdupq_n_s32(24 - 8 * n as i32);
+                let top = |i: usize| if n == 3 { words[i] } else { vshlq_s32(words[i], up) };
+                return both!(|i| vshrq_n_s32::<24>(top(i)));
+            }
             // Bytes of an index beyond the table are 0.
-            let n = 0xffff_ff00 | bytes.n as u32;
+            let n = 0xffff_ff00 | n as u32;
             let at = vreinterpretq_u8_u32(vld1q_u32([n, n + 4, n + 8, n + 12].as_ptr()));
-            let numbers = bytes!(|i| vqtbl1q_u8(as_bytes(bytes.words[i]), at));
-            if bytes.zero == 0 { numbers } else { both!(|i| vsubq_s32(numbers[i], vdupq_n_s32(bytes.zero))) }
+            let numbers = bytes!(|i| vqtbl1q_u8(as_bytes(words[i]), at));
+            match stored {
+                Stored::Plus32 => both!(|i| vsubq_s32(numbers[i], vdupq_n_s32(32))),
+                _ => numbers,
+            }
         }
         /// Words, multiplied.
         fn product(a: Two, b: Two) -> Two { both!(|i| vmulq_s32(a[i], b[i])) }
@@ -242,7 +251,9 @@ impl<D: CodeDot> OneToken for RowsNeon<D>
 where
     Self: Tier,
 {
-    const MULTIPLES: bool = true;
+    const MULTIPLES: i32 = 31;
+    // A sum of 16 products is below 2^16 then, and a scale has 8 bits.
+    const MULTIPLES_OF_HALVES: i32 = 63;
 
     rows_functions! {
         fn dot(w: &[Two; 8], zero: i32, top: i32, a: *const u32, minus_zero: i32) -> Two {

@@ -4,7 +4,7 @@
 //! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
 //! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
-use super::rows::{Bytes, Rows, Source};
+use super::rows::{Bytes, Rows, Source, Stored};
 use crate::codes::Shape;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
 use crate::format::Format;
@@ -129,8 +129,8 @@ pub(in crate::kernel) struct Multiples<R: Rows> {
     pub min_unit: R::F,
     scales: [R::I; 4],
     minima: [R::I; 4],
-    /// Subtracted from the bytes of scales.
-    zero: i32,
+    /// How scales are bytes.
+    stored: Stored,
 }
 
 impl<R: Rows> Multiples<R> {
@@ -141,7 +141,7 @@ impl<R: Rows> Multiples<R> {
     #[inline(always)]
     pub unsafe fn scale(&self, i: usize) -> Bytes<R::I> {
         // SAFETY: the caller guarantees the word.
-        Bytes { words: unsafe { *self.scales.get_unchecked(i / 4) }, n: i % 4, zero: self.zero }
+        Bytes { words: unsafe { *self.scales.get_unchecked(i / 4) }, n: i % 4, stored: self.stored }
     }
 
     /// The multiple that minimum `i` is.
@@ -151,7 +151,7 @@ impl<R: Rows> Multiples<R> {
     #[inline(always)]
     pub unsafe fn min(&self, i: usize) -> Bytes<R::I> {
         // SAFETY: the caller guarantees the word.
-        Bytes { words: unsafe { *self.minima.get_unchecked(i / 4) }, n: i % 4, zero: 0 }
+        Bytes { words: unsafe { *self.minima.get_unchecked(i / 4) }, n: i % 4, stored: Stored::Plain }
     }
 
     /// As floats.
@@ -160,13 +160,17 @@ impl<R: Rows> Multiples<R> {
     /// As [`Rows`].
     #[inline(always)]
     unsafe fn floats<const N: usize, const M: usize>(self) -> Scales<R, N, M> {
-        let Self { unit, min_unit, scales, minima, zero } = self;
+        let Self { unit, min_unit, scales, minima, stored } = self;
         // SAFETY: the caller guarantees the instructions.
         unsafe {
             let of_byte = |word, n: usize| R::and(R::shr(word, 8 * n as i32), R::splat(255));
             let scale = floats_of_bytes!(scales, |word, AT| {
-                let byte = of_byte(word, AT);
-                R::mul(unit, R::float(if zero == 0 { byte } else { R::add(byte, R::splat(-zero)) }))
+                let number = match stored {
+                    Stored::Plain => of_byte(word, AT),
+                    Stored::Plus32 => R::add(of_byte(word, AT), R::splat(-32)),
+                    Stored::Signed => R::sar(R::shl(word, 24 - 8 * AT as i32), 24),
+                };
+                R::mul(unit, R::float(number))
             });
             Scales {
                 scale,
@@ -290,16 +294,6 @@ unsafe fn looked_up<R: Rows>(table: &'static [u8; 16], codes: [R::I; 8]) -> [R::
     }
 }
 
-/// Byte `n` of each lane, signed, as float.
-///
-/// # Safety
-/// As [`Rows`].
-#[inline(always)]
-unsafe fn signed_byte<R: Rows>(words: R::I, n: usize) -> R::F {
-    // SAFETY: the caller guarantees the instructions.
-    unsafe { R::float(R::sar(R::shl(words, 24 - 8 * n as i32), 24)) }
-}
-
 /// The 8 scales and minima of `Q4_K` and `Q5_K` from the first 16 bytes of their blocks.
 ///
 /// # Safety
@@ -317,7 +311,7 @@ unsafe fn k_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let none = R::splat(0);
         let scales = [R::and(a, six), high_scales, none, none];
         let minima = [R::and(b, six), high_minima, none, none];
-        Multiples { unit, min_unit, scales, minima, zero: 0 }
+        Multiples { unit, min_unit, scales, minima, stored: Stored::Plain }
     }
 }
 
@@ -334,7 +328,7 @@ unsafe fn q2_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let low = R::splat(0x0f0f_0f0f);
         let scales = ints!(|i| R::and(packed[i], low));
         let minima = ints!(|i| R::and(R::shr(packed[i], 4), low));
-        Multiples { unit, min_unit, scales, minima, zero: 0 }
+        Multiples { unit, min_unit, scales, minima, stored: Stored::Plain }
     }
 }
 
@@ -354,7 +348,20 @@ unsafe fn q3_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
         let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
         let scales = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
-        Multiples { unit: d, min_unit: d, scales, minima: [R::splat(0); 4], zero: 32 }
+        Multiples { unit: d, min_unit: d, scales, minima: [R::splat(0); 4], stored: Stored::Plus32 }
+    }
+}
+
+/// The 16 scales of `Q6_K`.
+///
+/// # Safety
+/// As [`Rows`].
+#[inline(always)]
+unsafe fn q6_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
+    // SAFETY: the caller guarantees the instructions and the block of each row.
+    unsafe {
+        let (scales, unit) = (unit.quads(192), unit.last_halves(208));
+        Multiples { unit, min_unit: unit, scales, minima: [R::splat(0); 4], stored: Stored::Signed }
     }
 }
 
@@ -525,12 +532,7 @@ blocks! {
     }
 
     Q6K: [16, 0], 32, 63;
-    |unit| {
-        let packed = unit.quads(192);
-        let d = unit.last_halves(208);
-        let scale = floats_of_bytes!(packed, |word, N| R::mul(d, signed_byte::<R>(word, N)));
-        Scales { scale, min: [] }
-    }
+    |unit| { q6_multiples(unit).floats() } multiples { q6_multiples(unit) }
     [3] |unit, first| {
         let at = first / 4 * 64;
         [unit.keep_halves(at), unit.keep_halves(at + 32), unit.keep_halves(128 + at / 2)]

@@ -11,8 +11,9 @@ use super::one_token::{self, OneToken};
 use super::product8::{Chunk, Many, Spare, Tokens, fits_both, multiply, walk};
 use super::rows::{Neighbours, Rows, Source, Stock};
 use super::tier::Work;
-use crate::activations::Activations;
+use crate::activations::{Activations, BLOCK};
 use crate::codes::Shape;
+use crate::kernel::lines::Line;
 use crate::kernel::outputs::out_at;
 use crate::lattice::{above_zero, each_piece, is_coded};
 use crate::matrix::QMatrix;
@@ -20,6 +21,9 @@ use crate::matrix::QMatrix;
 /// Weights of a row that are written out at a time: 16 rows of them fit a second-level cache beside the
 /// activations.
 const STRIP: usize = 4096;
+
+/// Most blocks of a token that are copied into lines of their own.
+const COPIED: usize = 64;
 
 thread_local! {
     static STRIP_OF_THREAD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -91,9 +95,31 @@ pub(in crate::kernel) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: Activati
         match (is_coded(w.format()), x.tokens()) {
             (true, 1) => strips::<R>(w, x, out),
             (true, _) => strips::<R::Many>(w, x, out),
-            (false, 1) => one_token::product::<R>(w, x, out),
+            (false, 1) => match x.lines_of_one() {
+                Some(lines) => one_token::product::<R>(w, lines, out),
+                None => one_of_several::<R>(w, x, out),
+            },
             (false, _) => Chunk::each(w, x, out, |chunk| multiply::<R::Many>(chunk)),
         }
+    }
+}
+
+/// [`product`] with a token whose records hold others too.
+///
+/// # Safety
+/// As there, with a format that vectors unpack.
+#[cold]
+unsafe fn one_of_several<R: OneToken>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
+    let (mut lines, blocks) = ([Line::ZERO; COPIED], x.cols().div_ceil(BLOCK));
+    // SAFETY: as for this function.
+    unsafe {
+        let Some(lines) = lines.get_mut(..blocks) else {
+            return Chunk::each(w, x, out, |chunk| multiply::<R::Many>(chunk));
+        };
+        for (block, line) in lines.iter_mut().enumerate() {
+            x.gather(block, std::iter::once(0), std::slice::from_mut(line));
+        }
+        one_token::product::<R>(w, lines, out);
     }
 }
 

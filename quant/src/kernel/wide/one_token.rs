@@ -4,10 +4,10 @@
 use std::marker::PhantomData;
 
 use super::blocks::{Blocks, Multiples, ScalesOf, for_format, zero_of};
-use super::product8::{Consumer, MAX_STRIDE, Tokens, float_scales, walk};
-use super::rows::{Bytes, Rows, Source, Stock, Streams};
+use super::product8::{Consumer, MAX_STRIDE, float_scales, walk};
+use super::rows::{Bytes, CODE_WORDS, Rows, Source, Stock, Streams};
 use super::tier::Work;
-use crate::activations::Activations;
+use crate::kernel::lines::Line;
 use crate::kernel::runs::run_of;
 use crate::matrix::QMatrix;
 
@@ -44,14 +44,16 @@ pub(in crate::kernel) trait OneToken: Rows {
         }
     }
 
-    /// Whether sums are multiplied with scales as whole numbers, by the functions below.
-    const MULTIPLES: bool = false;
+    /// Up to which code sums are multiplied with scales as whole numbers, by the functions below.
+    const MULTIPLES: i32 = -1;
+    /// The same of halves.
+    const MULTIPLES_OF_HALVES: i32 = -1;
     /// [`OneToken::dot`] without a zero, times a byte of each lane.
     #[inline(always)]
     unsafe fn dot_times(_w: &[Self::I; 8], _top: i32, _a: *const u32, _scale: Bytes<Self::I>) -> Self::I {
         unreachable!("scales are floats")
     }
-    /// [`OneToken::dot_halves`] of codes of up to three bits, times a byte of each lane for either half.
+    /// [`OneToken::dot_halves`] times a byte of each lane for either half.
     #[inline(always)]
     unsafe fn dot_halves_times(
         _w: &[Self::I; 8],
@@ -89,24 +91,26 @@ impl MinusSums {
     }
 }
 
-/// What a piece needs of the token: its codes, [`MinusSums`], and its scale.
+/// What a piece needs of the token: its codes, [`MinusSums`], and its scale. They are on one line, as
+/// `activations` lays it out.
 ///
 /// # Safety
 /// The block exists.
 #[inline(always)]
-unsafe fn sides<B: Blocks>(x: &Tokens<'_>, block: usize) -> (*const u32, MinusSums, f32) {
-    // SAFETY: the caller guarantees the block.
+unsafe fn sides<B: Blocks>(x: &[Line], block: usize) -> (*const u32, MinusSums, f32) {
+    // SAFETY: the caller guarantees the block; a line has these words.
     unsafe {
-        let (a, sides) = x.sides(block);
-        let (sum, low) = (sides.minus_sums[0].read(), sides.minus_sums[1].read());
+        let line = x.as_ptr().add(block).cast::<u32>();
+        let word = |n: usize| line.add(CODE_WORDS + n).read();
+        let (sum, low) = (word(1) as i32, word(2) as i32);
         let minus_sums = if B::SHAPE.halves { [low, sum - low] } else { [sum, 0] };
-        (a, MinusSums(minus_sums), sides.scales.read())
+        (line, MinusSums(minus_sums), f32::from_bits(word(0)))
     }
 }
 
 /// Takes scales as floats.
 struct One<'a, R: OneToken> {
-    x: Tokens<'a>,
+    x: &'a [Line],
     acc: R::F,
 }
 
@@ -118,7 +122,7 @@ impl<R: OneToken, B: Blocks> Consumer<R, B> for One<'_, R> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &B::Scales<R>, i: usize) {
         // SAFETY: the caller guarantees the instructions and the block.
         unsafe {
-            let (a, minus_sums, scale) = sides::<B>(&self.x, block);
+            let (a, minus_sums, scale) = sides::<B>(self.x, block);
             let (zero, zeros) = (const { zero_of::<R, B>() }, minus_sums.times_zero::<R, B>());
             if B::SHAPE.halves {
                 let [low, high] = R::dot_halves(codes, zero, B::TOP, a, zeros);
@@ -163,7 +167,7 @@ impl<R: OneToken> One<'_, R> {
 /// float, and so is the scale that [`One`] takes, a float of 11 bits times the number. Both round the same
 /// product once: the bits are the same.
 struct OneTimes<'a, R: OneToken> {
-    x: Tokens<'a>,
+    x: &'a [Line],
     acc: R::F,
 }
 
@@ -181,7 +185,7 @@ impl<R: OneToken, B: Blocks> Consumer<R, B> for OneTimes<'_, R> {
     unsafe fn take(&mut self, block: usize, codes: &[R::I; 8], scales: &Multiples<R>, i: usize) {
         // SAFETY: the caller guarantees the instructions and the block.
         unsafe {
-            let (a, minus_sums, scale) = sides::<B>(&self.x, block);
+            let (a, minus_sums, scale) = sides::<B>(self.x, block);
             if B::SHAPE.halves {
                 let (zero, zeros) = (const { zero_of::<R, B>() }, minus_sums.times_zero::<R, B>());
                 let by = [scales.scale(2 * i), scales.scale(2 * i + 1)];
@@ -222,12 +226,17 @@ impl<R: OneToken> OneTimes<'_, R> {
     }
 }
 
-/// `out` of a product with one token.
+/// Whether sums are multiplied with scales as whole numbers.
+const fn takes_multiples<R: OneToken, B: Blocks>() -> bool {
+    B::MULTIPLES && B::TOP <= if B::SHAPE.halves { R::MULTIPLES_OF_HALVES } else { R::MULTIPLES }
+}
+
+/// `out` of a product with one token, whose blocks are a line each.
 ///
 /// # Safety
-/// As [`super::coded::product`], with rows for a tile and a format that vectors unpack.
-pub(super) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: Activations<'_>, out: &mut [f32]) {
-    let x = Tokens::of(x);
+/// As [`super::coded::product`], with rows for a tile, a format that vectors unpack, and as many lines as
+/// blocks.
+pub(super) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: &[Line], out: &mut [f32]) {
     // SAFETY: as for this function; rows are where their matrix says.
     unsafe { for_format!(w.format(), |B| R::call(Stream { w, x, out, blocks: PhantomData::<B> })) }
 }
@@ -237,7 +246,7 @@ pub(super) unsafe fn product<R: OneToken>(w: QMatrix<'_>, x: Activations<'_>, ou
 /// lane a row is in changes no bit of its sum.
 struct Stream<'a, B> {
     w: QMatrix<'a>,
-    x: Tokens<'a>,
+    x: &'a [Line],
     out: &'a mut [f32],
     blocks: PhantomData<B>,
 }
@@ -273,7 +282,7 @@ impl<R: OneToken, B: Blocks> Work<R> for Stream<'_, B> {
                     let tile = Stock { at, stride, ahead: Streams { row_bytes, next } };
                     let units = 0..w.cols() / (32 * B::PIECES);
                     let acc = R::splat_f(0.0);
-                    let acc = if const { R::MULTIPLES && B::MULTIPLES } {
+                    let acc = if const { takes_multiples::<R, B>() } {
                         let mut one = OneTimes { x, acc };
                         walk::<R, B, _, _>(tile, units, &mut one);
                         one.acc

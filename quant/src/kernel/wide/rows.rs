@@ -130,12 +130,23 @@ pub(in crate::kernel) trait Rows: Tier {
     ) -> [Self::I; T];
 }
 
-/// Byte `n` of each lane of `words`, less `zero`.
+/// The number in byte `n` of each lane of `words`.
 #[derive(Clone, Copy)]
 pub(in crate::kernel) struct Bytes<I> {
     pub words: I,
     pub n: usize,
-    pub zero: i32,
+    pub stored: Stored,
+}
+
+/// How a byte is a number.
+#[derive(Clone, Copy)]
+pub(in crate::kernel) enum Stored {
+    /// Without a sign.
+    Plain,
+    /// The number plus 32.
+    Plus32,
+    /// With a sign.
+    Signed,
 }
 
 /// Where the blocks of a tile of rows lie. Offsets are those of the stock block.

@@ -12,7 +12,7 @@ use core::arch::x86_64::*;
 
 use super::rows256::{Avx2Dot, Rows256, each, fourth, half, pairs, quads, words};
 use crate::kernel::wide::one_token::OneToken;
-use crate::kernel::wide::rows::{Bytes, CODE_WORDS, Rows, another, rows_functions};
+use crate::kernel::wide::rows::{Bytes, CODE_WORDS, Rows, Stored, another, rows_functions};
 use crate::kernel::wide::tier::impl_tier;
 
 /// Eight rows in a `ymm` register, products by `vpmaddubsw`.
@@ -59,7 +59,11 @@ rows_functions! {
         let lane = |i: usize| 0x8000_8000_u32 as i32 | (0x0001_0001 * (4 * rows[i] + bytes.n) as i32);
         let at = _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), lane(3)));
         let words = _mm256_shuffle_epi8(bytes.words, at);
-        if bytes.zero == 0 { words } else { _mm256_sub_epi16(words, _mm256_set1_epi16(bytes.zero as i16)) }
+        match bytes.stored {
+            Stored::Plain => words,
+            Stored::Plus32 => _mm256_sub_epi16(words, _mm256_set1_epi16(32)),
+            Stored::Signed => unreachable!("such scales are floats in this tier"),
+        }
     }
     /// Neighbours among 16 words, added to 8. Lane `i` is row `rows[i]`, and is multiplied with its byte if
     /// there are bytes.
@@ -251,7 +255,8 @@ const fn zero_left(zero: i32, top: i32) -> i32 {
 }
 
 impl OneToken for AlongRows {
-    const MULTIPLES: bool = true;
+    const MULTIPLES: i32 = 31;
+    const MULTIPLES_OF_HALVES: i32 = 7;
 
     rows_functions! {
         fn dot(
