@@ -4,14 +4,16 @@
     python3 -m venv peers && peers/bin/pip install xllamacpp numpy
     peers/bin/python docs/beside_llama_cpp.py TEXT TOKENS MOELTEN FILE.gguf ...
 
-llama.cpp is the library inside the wheel of xllamacpp, called directly. It tokenises the text by itself. Each
-window of 512 tokens begins with an empty context, and with BOS where the tokenizer adds one; every token but
-the first of a window is predicted. Both programs keep keys and values in f16 and use two threads.
+llama.cpp is the library inside the wheel of xllamacpp, or the one that LLAMA_CPP_LIB_PATH names, called
+directly. It tokenises the text by itself. Each window of 512 tokens begins with an empty context, and with BOS
+where the tokenizer adds one; every token but the first of a window is predicted. Both programs keep keys and
+values in f16 and use two threads.
 """
 
 import ctypes
 import json
 import math
+import os
 import subprocess
 import sys
 import sysconfig
@@ -46,7 +48,7 @@ class Batch(ctypes.Structure):
 def library():
     """llama.cpp with the types of the functions used here."""
     path = Path(sysconfig.get_path("purelib")) / "xllamacpp" / "xllamacpp.abi3.so"
-    api = ctypes.PyDLL(str(path))
+    api = ctypes.PyDLL(os.environ.get("LLAMA_CPP_LIB_PATH", str(path)))
     pointer, text, number = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32
     for name, result, arguments in [
         ("llama_model_default_params", Params, []),

@@ -145,6 +145,7 @@ impl<'a> Activations<'a> {
     }
 
     /// The lines of the first token of this view, if its records hold no other: one for each block.
+    #[cfg(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(any(fuzzing, test))))]
     pub(crate) fn lines_of_one(&self) -> Option<&'a [Line]> {
         (self.all == 1 && self.kind == ActivationKind::Q8).then_some(self.lines)
     }

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use super::dots::CodeDot;
 use super::vectors::{Two, as_bytes, transposed};
 use crate::kernel::wide::one_token::OneToken;
-use crate::kernel::wide::rows::{Bytes, Rows, Stored, rows_functions};
+use crate::kernel::wide::rows::{Bytes, Rows, StoredAs, rows_functions};
 use crate::kernel::wide::tier::Tier;
 
 /// Eight rows; `D` multiplies.
@@ -41,7 +41,7 @@ impl<D> RowsNeon<D> {
         /// The byte of each lane as a number.
         fn numbers(bytes: Bytes<Two>) -> Two {
             let Bytes { words, n, stored } = bytes;
-            if let Stored::Signed = stored {
+            if let StoredAs::Signed = stored {
                 let up = vdupq_n_s32(24 - 8 * n as i32);
                 let top = |i: usize| if n == 3 { words[i] } else { vshlq_s32(words[i], up) };
                 return both!(|i| vshrq_n_s32::<24>(top(i)));
@@ -51,7 +51,7 @@ impl<D> RowsNeon<D> {
             let at = vreinterpretq_u8_u32(vld1q_u32([n, n + 4, n + 8, n + 12].as_ptr()));
             let numbers = bytes!(|i| vqtbl1q_u8(as_bytes(words[i]), at));
             match stored {
-                Stored::Plus32 => both!(|i| vsubq_s32(numbers[i], vdupq_n_s32(32))),
+                StoredAs::Plus32 => both!(|i| vsubq_s32(numbers[i], vdupq_n_s32(32))),
                 _ => numbers,
             }
         }

@@ -4,7 +4,7 @@
 //! Codes come out unsigned, at most `TOP`, with `ZERO` still to subtract: most dot products need unsigned
 //! bytes; see [`Rows::SIGNED`] for the others. It must not know activations.
 
-use super::rows::{Bytes, Rows, Source, Stored};
+use super::rows::{Bytes, Rows, Source, StoredAs};
 use crate::codes::Shape;
 use crate::decode::{E2M1_DOUBLED, IQ4_VALUES};
 use crate::format::Format;
@@ -130,7 +130,7 @@ pub(in crate::kernel) struct Multiples<R: Rows> {
     scales: [R::I; 4],
     minima: [R::I; 4],
     /// How scales are bytes.
-    stored: Stored,
+    stored: StoredAs,
 }
 
 impl<R: Rows> Multiples<R> {
@@ -151,7 +151,7 @@ impl<R: Rows> Multiples<R> {
     #[inline(always)]
     pub unsafe fn min(&self, i: usize) -> Bytes<R::I> {
         // SAFETY: the caller guarantees the word.
-        Bytes { words: unsafe { *self.minima.get_unchecked(i / 4) }, n: i % 4, stored: Stored::Plain }
+        Bytes { words: unsafe { *self.minima.get_unchecked(i / 4) }, n: i % 4, stored: StoredAs::Plain }
     }
 
     /// As floats.
@@ -166,9 +166,9 @@ impl<R: Rows> Multiples<R> {
             let of_byte = |word, n: usize| R::and(R::shr(word, 8 * n as i32), R::splat(255));
             let scale = floats_of_bytes!(scales, |word, AT| {
                 let number = match stored {
-                    Stored::Plain => of_byte(word, AT),
-                    Stored::Plus32 => R::add(of_byte(word, AT), R::splat(-32)),
-                    Stored::Signed => R::sar(R::shl(word, 24 - 8 * AT as i32), 24),
+                    StoredAs::Plain => of_byte(word, AT),
+                    StoredAs::Plus32 => R::add(of_byte(word, AT), R::splat(-32)),
+                    StoredAs::Signed => R::sar(R::shl(word, 24 - 8 * AT as i32), 24),
                 };
                 R::mul(unit, R::float(number))
             });
@@ -311,7 +311,7 @@ unsafe fn k_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let none = R::splat(0);
         let scales = [R::and(a, six), high_scales, none, none];
         let minima = [R::and(b, six), high_minima, none, none];
-        Multiples { unit, min_unit, scales, minima, stored: Stored::Plain }
+        Multiples { unit, min_unit, scales, minima, stored: StoredAs::Plain }
     }
 }
 
@@ -328,7 +328,7 @@ unsafe fn q2_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let low = R::splat(0x0f0f_0f0f);
         let scales = ints!(|i| R::and(packed[i], low));
         let minima = ints!(|i| R::and(R::shr(packed[i], 4), low));
-        Multiples { unit, min_unit, scales, minima, stored: Stored::Plain }
+        Multiples { unit, min_unit, scales, minima, stored: StoredAs::Plain }
     }
 }
 
@@ -348,7 +348,7 @@ unsafe fn q3_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
         let low = [a, b, R::shr(a, 4), R::shr(b, 4)];
         let high = [R::shl(c, 4), R::shl(c, 2), c, R::shr(c, 2)];
         let scales = ints!(|i| R::or(R::and(low[i], four), R::and(high[i], two)));
-        Multiples { unit: d, min_unit: d, scales, minima: [R::splat(0); 4], stored: Stored::Plus32 }
+        Multiples { unit: d, min_unit: d, scales, minima: [R::splat(0); 4], stored: StoredAs::Plus32 }
     }
 }
 
@@ -361,7 +361,7 @@ unsafe fn q6_multiples<R: Rows, S: Source<R>>(unit: S) -> Multiples<R> {
     // SAFETY: the caller guarantees the instructions and the block of each row.
     unsafe {
         let (scales, unit) = (unit.quads(192), unit.last_halves(208));
-        Multiples { unit, min_unit: unit, scales, minima: [R::splat(0); 4], stored: Stored::Signed }
+        Multiples { unit, min_unit: unit, scales, minima: [R::splat(0); 4], stored: StoredAs::Signed }
     }
 }
 

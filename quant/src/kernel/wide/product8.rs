@@ -123,6 +123,7 @@ pub(in crate::kernel) unsafe fn walk<R: Rows, B: Blocks, S: Source<R>, C: Consum
     units: Range<usize>,
     consumer: &mut C,
 ) {
+    const { assert!(!B::SHIFTED || B::PIECES == 8, "eight pieces are code of their own each") };
     // Bytes of a piece of 16 rows.
     let bytes = 16 * B::BYTES / B::PIECES;
     for unit in units {

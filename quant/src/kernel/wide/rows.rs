@@ -135,12 +135,12 @@ pub(in crate::kernel) trait Rows: Tier {
 pub(in crate::kernel) struct Bytes<I> {
     pub words: I,
     pub n: usize,
-    pub stored: Stored,
+    pub stored: StoredAs,
 }
 
 /// How a byte is a number.
 #[derive(Clone, Copy)]
-pub(in crate::kernel) enum Stored {
+pub(in crate::kernel) enum StoredAs {
     /// Without a sign.
     Plain,
     /// The number plus 32.

@@ -12,7 +12,7 @@ use core::arch::x86_64::*;
 
 use super::rows256::{Avx2Dot, Rows256, each, fourth, half, pairs, quads, words};
 use crate::kernel::wide::one_token::OneToken;
-use crate::kernel::wide::rows::{Bytes, CODE_WORDS, Rows, Stored, another, rows_functions};
+use crate::kernel::wide::rows::{Bytes, CODE_WORDS, Rows, StoredAs, another, rows_functions};
 use crate::kernel::wide::tier::impl_tier;
 
 /// Eight rows in a `ymm` register, products by `vpmaddubsw`.
@@ -60,9 +60,9 @@ rows_functions! {
         let at = _mm256_broadcastsi128_si256(_mm_setr_epi32(lane(0), lane(1), lane(2), lane(3)));
         let words = _mm256_shuffle_epi8(bytes.words, at);
         match bytes.stored {
-            Stored::Plain => words,
-            Stored::Plus32 => _mm256_sub_epi16(words, _mm256_set1_epi16(32)),
-            Stored::Signed => unreachable!("such scales are floats in this tier"),
+            StoredAs::Plain => words,
+            StoredAs::Plus32 => _mm256_sub_epi16(words, _mm256_set1_epi16(32)),
+            StoredAs::Signed => unreachable!("such scales are floats in this tier"),
         }
     }
     /// Neighbours among 16 words, added to 8. Lane `i` is row `rows[i]`, and is multiplied with its byte if
