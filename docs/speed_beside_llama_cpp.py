@@ -5,7 +5,8 @@
     peers/bin/python docs/speed_beside_llama_cpp.py ROUNDS MOELTEN FILE.gguf ...
 
 llama.cpp is the library inside the wheel of xllamacpp, or the one that LLAMA_CPP_LIB_PATH names, with its own
-repacking of weights, which it does by default. It stays loaded; each round reads 512 tokens in one batch and decodes 32 with it, then does both with
+repacking of weights, which it does by default. It stays loaded; each round reads 512 tokens in one batch and
+decodes 32 with it, then does both with
 `moelten bench`. Only ratios within a round can be compared: speeds of shared machines change.
 """
 

@@ -53,7 +53,8 @@ pub(in crate::kernel) trait OneToken: Rows {
     unsafe fn dot_times(_w: &[Self::I; 8], _top: i32, _a: *const u32, _scale: Bytes<Self::I>) -> Self::I {
         unreachable!("scales are floats")
     }
-    /// [`OneToken::dot_halves`] times a byte of each lane for either half.
+    /// [`OneToken::dot_halves`] of codes up to [`OneToken::MULTIPLES_OF_HALVES`], times a byte of each lane
+    /// for either half.
     #[inline(always)]
     unsafe fn dot_halves_times(
         _w: &[Self::I; 8],
